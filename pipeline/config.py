@@ -1,0 +1,475 @@
+"""The experiment as frozen dataclasses, and the way from `conf/` and overrides to one of them.
+
+Types and checks live here, values in YAML. A wrong key, type or combination raises ConfigError before anything runs; nothing is
+ever repaired silently. Hydra composes group choices (slow, cached); plain values are applied without it. No torch here.
+"""
+
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pipeline.world.spec import World
+
+PROJECT = Path(__file__).resolve().parent.parent
+CONF = PROJECT / "conf"
+Scalar = int | float | str | bool | None
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A wrong setting: which key, which value, and what to do about it."""
+
+    def __init__(self, key: str, value: object, remedy: str):
+        super().__init__(f"{key} = {value!r}: {remedy}")
+
+
+def check(condition: bool, key: str, value: object, remedy: str) -> None:
+    if not condition:
+        raise ConfigError(key, value, remedy)
+
+
+# --- sections of the experiment: each is hashed whole by the stages that declare it ------------------------------------------
+
+
+@dataclass(frozen=True)
+class Model:
+    source: Literal["tiny", "hub"]  # tiny: built from the numbers below, with its own tokenizer; hub: id and revision
+    family: Literal["llama", "qwen2"] | None = None
+    hidden: int | None = None
+    layers: int | None = None
+    heads: int | None = None
+    mlp: int | None = None
+    vocab: int | None = None
+    positions: int | None = None
+    gain_spread: float | None = None  # after SFT: final-norm gain times exp(spread z), undone in the LM head
+    gain_norm: float | None = None  # and rescaled to a mean ‖h‖ of gain_norm * sqrt(hidden)
+    id: str | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        sizes = ("family", "hidden", "layers", "heads", "mlp", "vocab", "positions")
+        wanted = sizes if self.source == "tiny" else ("id", "revision")
+        for name in wanted:
+            check(getattr(self, name) is not None, f"model.{name}", None, f"model.source={self.source} needs it")
+        for name in (*sizes, "gain_spread", "gain_norm") if self.source == "hub" else ("id", "revision"):
+            value = getattr(self, name)
+            check(value is None, f"model.{name}", value, f"has no meaning with model.source={self.source}; remove it")
+        if self.hidden is not None and self.heads is not None:
+            check(self.hidden % self.heads == 0, "model.heads", self.heads, f"must divide model.hidden={self.hidden}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One set of rows: from the micro world, or from a hub data set at a pinned revision."""
+
+    kind: Literal["world", "hub"]
+    part: str  # what kind of rows; for the world one of world.PARTS
+    n: int | None = None  # rows to take; None: all (hub only)
+    seed: int | None = None  # set by the stage that asks: new rows for each seed
+    id: str | None = None
+    revision: str | None = None
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        at = f"data.{self.part}"
+        if self.kind == "world":
+            check(self.n is not None and self.n > 0, f"{at}.n", self.n, "the world needs a positive number of rows")
+            check(self.id is None, f"{at}.id", self.id, "has no meaning with kind=world; remove it")
+        else:
+            for name in ("id", "revision", "split"):
+                check(getattr(self, name) is not None, f"{at}.{name}", None, "kind=hub needs it")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Sources by consumer, so that no stage's key depends on rows it does not read."""
+
+    sft: Source
+    preferences: Source
+    prompts: Source
+    alpaca_eval: Source
+    benchmarks: dict[str, Source]
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW."""
+
+    lr: float
+    schedule: Literal["cosine", "linear", "constant"]
+    warmup: float  # share of the steps
+    betas: tuple[float, ...]
+    weight_decay: float
+    clip: float
+
+    def __post_init__(self) -> None:
+        check(self.lr > 0, "optim.lr", self.lr, "must be positive")
+        check(0 <= self.warmup < 1, "optim.warmup", self.warmup, "is a share of the steps: 0 <= warmup < 1")
+        check(len(self.betas) == 2, "optim.betas", self.betas, "must be two numbers")
+        check(self.clip > 0, "optim.clip", self.clip, "must be positive")
+
+
+@dataclass(frozen=True)
+class Sft:
+    steps: int
+    batch: int  # conversations in a step
+    max_length: int
+    optim: Optim
+    seed: int | None = None  # None: replica number seed % replicas
+
+    def __post_init__(self) -> None:
+        check(self.steps > 0 and self.batch > 0, "sft.steps, sft.batch", (self.steps, self.batch), "must be positive")
+
+
+@dataclass(frozen=True)
+class Rm:
+    epochs: int
+    batch: int  # pairs in an optimizer step
+    max_length: int
+    optim: Optim
+    head_init: Literal["stiennon", "hf", "reference"]  # std 1/sqrt(d+1) | model's initializer_range | 1/sqrt(d)
+
+    def __post_init__(self) -> None:
+        check(self.epochs > 0 and self.batch > 0, "rm.epochs, rm.batch", (self.epochs, self.batch), "must be positive")
+
+
+@dataclass(frozen=True)
+class Rloo:
+    reward: Literal["rm", "gold"]  # gold: the ceiling, no reward model involved
+    steps: int
+    prompts: int  # in a step
+    k: int  # responses to each prompt
+    kl: float  # β
+    temperature: float
+    max_new: int
+    missing_eos: float  # subtracted from the reward of a response without end
+    reward_transform: Literal["none", "whiten_sft"]  # whiten_sft: mean and std of SFT samples, frozen
+    whiten_samples: int
+    optim: Optim
+
+    def __post_init__(self) -> None:
+        check(self.k >= 2, "rloo.k", self.k, "leave-one-out needs at least two responses to a prompt")
+        check(self.temperature > 0, "rloo.temperature", self.temperature, "sampling needs a positive temperature")
+        check(self.kl >= 0, "rloo.kl", self.kl, "must not be negative")
+
+
+@dataclass(frozen=True)
+class Generate:
+    policy: Literal["sft", "rloo"]
+    temperature: float  # 0: greedy
+    max_new: int
+
+
+@dataclass(frozen=True)
+class Judge:
+    kind: Literal["gold"]
+    temperature: float  # P(policy preferred) = sigmoid(gold difference / temperature)
+
+    def __post_init__(self) -> None:
+        check(self.temperature > 0, "judge.temperature", self.temperature, "must be positive")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What can move bytes: part of the identity of everything that computes with a model."""
+
+    threads: int
+    precision: Literal["fp32"]
+
+    def __post_init__(self) -> None:
+        check(self.threads >= 1, "compute.threads", self.threads, "must be at least 1")
+
+
+@dataclass(frozen=True)
+class Run:
+    """How fast and where: never part of an identity."""
+
+    root: str  # holds runs/ (the store) and tables/; relative to the project
+    jobs: int | None  # stages side by side; None: the cores this process may use
+    checkpoint_seconds: float
+    checkpoint_steps: int | None
+    micro_tokens: int  # padded tokens in one forward pass
+    progress_seconds: float  # between log lines where there is no terminal
+    lock_seconds: float  # without a heartbeat for so long, another host's lock is dead
+
+    def __post_init__(self) -> None:
+        check(self.jobs is None or self.jobs >= 1, "run.jobs", self.jobs, "must be at least 1, or null for all cores")
+        steps = self.checkpoint_steps
+        check(steps is None or steps >= 1, "run.checkpoint_steps", steps, "must be at least 1, or null")
+        for name in ("checkpoint_seconds", "micro_tokens", "progress_seconds", "lock_seconds"):
+            check(getattr(self, name) > 0, f"run.{name}", getattr(self, name), "must be positive")
+
+
+@dataclass(frozen=True)
+class Log:
+    mode: Literal["disabled", "offline", "online"]
+    project: str
+    entity: str | None
+    every: int  # steps
+
+
+@dataclass(frozen=True)
+class Cluster:
+    kind: Literal["local"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    size: str  # the scale's name, for output folders; no stage reads it
+    seed: int  # pairs, evaluation items, head, order, RLOO
+    replicas: int  # SFT models; seed i starts from replica i % replicas, whatever the loss
+    model: Model
+    world: World | None
+    data: Data
+    sft: Sft
+    rm: Rm
+    loss: dict[str, Scalar]  # name of a function in pipeline/losses.py and its constants
+    rloo: Rloo
+    generate: Generate
+    judge: Judge
+    compute: Compute
+    run: Run
+    log: Log
+    cluster: Cluster
+    source: Source | None = None  # what this chain's `data` stage loads; set by the stage that needs it
+
+    def __post_init__(self) -> None:
+        check(self.replicas >= 1, "replicas", self.replicas, "must be at least 1")
+        check("name" in self.loss, "loss.name", None, "a loss names its function in pipeline/losses.py")
+        sources = (self.data.sft, self.data.preferences, self.data.prompts, *self.data.benchmarks.values())
+        if any(s.kind == "world" for s in sources):
+            check(self.world is not None, "world", None, "a source has kind=world; choose a world, e.g. world=knows")
+        n = self.data.preferences.n
+        check(n is None or n >= self.rm.batch, "rm.batch", self.rm.batch, f"exceeds data.preferences.n={n}")
+        longest = max(self.sft.max_length, self.rm.max_length)
+        positions = self.model.positions
+        check(positions is None or longest <= positions, "model.positions", positions,
+              f"is shorter than the longest sequence asked for ({longest}); raise it or lower max_length")  # fmt: skip
+
+
+NEVER_HASHED = ("run", "log", "cluster")
+
+
+# --- plain values to dataclasses ---------------------------------------------------------------------------------------------
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+
+
+@cache
+def hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def build(cls: type[T], values: object, at: str = "") -> T:
+    """A dataclass from nested plain values; strict about keys, types and missing values."""
+    check(isinstance(values, Mapping), at or "config", values, "expected a section with keys")
+    assert isinstance(values, Mapping)
+    known = hints(cls)
+    for key in values:
+        if key not in known:
+            raise ConfigError(dotted(at, key), values[key], f"unknown key; {closest(key, known)}")
+    made = {}
+    for field in fields(cls):  # type: ignore[arg-type]  # T is always one of our dataclasses
+        key = dotted(at, field.name)
+        if field.name in values:
+            made[field.name] = convert(values[field.name], known[field.name], key)
+        elif type(None) in typing.get_args(known[field.name]):
+            made[field.name] = None
+        elif field.default is field.default_factory:  # both are MISSING: there is no default
+            raise ConfigError(key, None, "missing and has no default")
+    return cls(**made)
+
+
+def dotted(at: str, key: str) -> str:
+    return f"{at}.{key}" if at else key
+
+
+def convert(value: object, kind: Any, key: str) -> Any:
+    check(value != "???", key, value, f"required and has no default; set it, e.g. {key}=...")
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        options = [a for a in args if a is not type(None)]
+        return convert(value, options[0], key) if len(options) == 1 else scalar(value, key)
+    if origin is Literal:
+        if value not in args:
+            raise ConfigError(key, value, f"must be one of {', '.join(map(str, args))}")
+        return value
+    if origin is tuple:
+        check(isinstance(value, Sequence) and not isinstance(value, str), key, value, "expected a list")
+        return tuple(convert(v, args[0], f"{key}[{i}]") for i, v in enumerate(typing.cast(Sequence, value)))
+    if origin is dict:
+        check(isinstance(value, Mapping), key, value, "expected a section with keys")
+        return {k: convert(v, args[1], dotted(key, k)) for k, v in typing.cast(Mapping, value).items()}
+    if is_dataclass(kind):
+        return build(typing.cast(type, kind), value, key)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    check(type(value) is kind, key, value, f"expected {names[kind]}")
+    return value
+
+
+def scalar(value: object, key: str) -> Scalar:
+    check(value is None or isinstance(value, int | float | str | bool), key, value, "expected one plain value")
+    return typing.cast(Scalar, value)
+
+
+# --- conf/ and overrides to plain values -------------------------------------------------------------------------------------
+
+
+@cache
+def groups() -> dict[str, tuple[str, ...]]:
+    """Hydra groups of the experiment and their options: the folders of conf/ but that of the tables."""
+    folders = sorted(p for p in CONF.iterdir() if p.is_dir() and p.name != "table")
+    return {p.name: tuple(sorted(f.stem for f in p.glob("*.yaml"))) for p in folders}
+
+
+@cache
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file with OmegaConf's rules (1e-3 is a number, duplicate keys are errors)."""
+    from omegaconf import OmegaConf
+
+    return typing.cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
+
+
+@cache
+def compose(overrides: tuple[str, ...]) -> str:
+    """The composed experiment as JSON text: immutable, so that the cache cannot be spoilt by a caller."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return json.dumps(OmegaConf.to_container(hydra_compose("experiment", list(overrides)), resolve=True))
+    except (HydraException, OmegaConfBaseException) as e:
+        if overrides:
+            check_overrides(overrides, ())  # says it better, if it is a key or an option
+        raise ConfigError("overrides", " ".join(overrides), str(e).splitlines()[0]) from e
+
+
+def experiment(overrides: Sequence[str] = (), settings: Mapping[str, Any] | None = None) -> Experiment:
+    """`overrides` in Hydra's syntax first, then `settings` (group: option, or dotted key: value), which win."""
+    return from_values(plain_values(overrides, settings or {}))
+
+
+def plain_values(overrides: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    choices = {k: v for k, v in settings.items() if k in groups()}
+    for group, option in choices.items():
+        if option not in groups()[group]:
+            raise ConfigError(group, option, f"no such option; {closest(str(option), groups()[group])}")
+    kept = [o for o in overrides if o.split("=", 1)[0] not in choices]
+    swapped = {group for group, option in choices.items() if swappable(group, option, kept)}
+    slow = [f"{group}={option}" for group, option in choices.items() if group not in swapped]
+    values = json.loads(compose((*kept, *slow)))
+    for group in swapped:
+        values[group] = load_yaml(CONF / group / f"{choices[group]}.yaml")
+    for key, value in settings.items():
+        if key not in choices:
+            put(values, key, value)
+    return values
+
+
+def swappable(group: str, option: object, overrides: Sequence[str]) -> bool:
+    """Is choosing this option the same as putting its file in the section's place? Composing with Hydra costs 0.14 CPU s, and a
+    table chooses a loss for each row. A test compares both ways for every option."""
+    text = (CONF / group / f"{option}.yaml").read_text()
+    plain_file = not any(mark in text for mark in ("defaults:", "@package", "${"))
+    presets = any(group in load_yaml(path) for path in (CONF / "scale").glob("*.yaml"))
+    return plain_file and not presets and not any(o.startswith(f"{group}.") for o in overrides)
+
+
+def from_values(values: Mapping[str, Any]) -> Experiment:
+    """The experiment from composed plain values."""
+    check_loss(values["loss"])
+    made = build(Experiment, values)
+    if made.sft.seed is None:
+        return replace(made, sft=replace(made.sft, seed=made.seed % made.replicas))
+    return made
+
+
+def check_loss(loss: Mapping[str, Any]) -> None:
+    """Constants of a loss have the kinds that its YAML gives them."""
+    name = loss.get("name")
+    known = groups()["loss"]
+    if name not in known:
+        raise ConfigError("loss.name", name, f"no such loss; {closest(str(name), known)}")
+    for key, default in load_yaml(CONF / "loss" / f"{name}.yaml").items():
+        check(isinstance(loss[key], str) == isinstance(default, str), f"loss.{key}", loss[key],
+              f"expected {'text' if isinstance(default, str) else 'a number'}")  # fmt: skip
+
+
+def has(key: str, overrides: Sequence[str], settings: Mapping[str, Any]) -> bool:
+    """Is there such a key under these choices?"""
+    return key in leaves(plain_values(overrides, settings))
+
+
+def put(values: dict[str, Any], key: str, value: object) -> None:
+    """Sets an existing dotted key; a key that is not there is an error, with the nearest one that is."""
+    *path, last = key.split(".")
+    at: Any = values
+    for name in path:
+        at = at.get(name) if isinstance(at, dict) else None
+    if not isinstance(at, dict) or last not in at or isinstance(at[last], dict):
+        raise ConfigError(key, value, f"unknown key; {closest(key, leaves(values))}")
+    at[last] = value
+
+
+def check_first_names(keys: Iterable[str], extra: Sequence[str]) -> None:
+    """Cheap: is the first part of each key known at all?"""
+    known = {*hints(Experiment), *groups(), *extra}
+    for key in keys:
+        if key.split(".")[0] not in known:
+            raise ConfigError(key, "...", f"unknown key; {closest(key.split('.')[0], known)}")
+
+
+def leaves(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """{dotted key: plain value}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= leaves(value, dotted(at, key))
+        else:
+            flat[dotted(at, key)] = value
+    return flat
+
+
+def check_overrides(arguments: Sequence[str], extra: Sequence[str]) -> None:
+    """Unknown keys and options of a command line, found before Hydra sees them, since we know what was meant.
+
+    `extra` are the script's own keys. Flags and Hydra's own keys pass through."""
+    known = set(leaves(json.loads(compose(())))) | set(extra)
+    for option in groups().get("loss", ()):
+        known |= {f"loss.{key}" for key in load_yaml(CONF / "loss" / f"{option}.yaml")}
+    for argument in arguments:
+        if argument.startswith("-"):
+            continue
+        key, equals, value = argument.partition("=")
+        check(bool(equals), "argument", argument, "expected key=value")
+        if key.startswith(("hydra.", "hydra/")):
+            continue
+        if key in groups():
+            for option in value.split(","):
+                if option not in groups()[key]:
+                    raise ConfigError(key, option, f"no such option; {closest(option, groups()[key])}")
+        elif key not in known:
+            raise ConfigError(key, value, f"unknown key; {closest(key, known | set(groups()))}")
+
+
+def seeded(source: Source, seed: int) -> Source:
+    """The source with the rows of this seed; a hub data set has no such thing."""
+    return replace(source, seed=seed) if source.kind == "world" else source
