@@ -1,0 +1,99 @@
+"""Graphs, artefacts and the store as text for people."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline import dispatch, plan, store
+from pipeline.config import ConfigError
+from pipeline.plan import Graph, Node
+
+
+def plan_lines(graph: Graph) -> Iterator[str]:
+    """What would happen to each artefact, and why."""
+    shown = [n for n in graph.values() if n.state != "idle"]
+    for node in shown:
+        yield f"{node.state:8}{node.name:32}{node.key}  {'; '.join(node.why)}".rstrip()
+    counts = Counter(n.state for n in shown)
+    yield f"{counts['run']} to run, {counts['reuse']} to reuse, {counts['blocked']} blocked"
+    for (stage, name), artefacts in plan.drifted(graph).items():
+        yield (
+            f"warning: {name} has changed since {artefacts} artefact(s) of stage {stage} were made, and the stage's version has not;"
+            f" if it now computes something else, raise its version in pipeline/stages/__init__.py"
+        )
+
+
+def status_lines(graph: Graph) -> Iterator[str]:
+    """Where each artefact stands at this moment."""
+    counts: Counter[str] = Counter()
+    for node in graph.values():
+        if node.state != "idle":
+            state, text = standing(node)
+            counts[state] += 1
+            yield f"{state:9}{node.name:32}{node.key}  {text}".rstrip()
+    yield ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
+
+
+def standing(node: Node) -> tuple[str, str]:
+    if node.state == "reuse":
+        return "done", ""
+    owner = store.holder(node.folder, node.lock_seconds)
+    if owner:
+        return "running", f"{dispatch.doing(node).removeprefix(node.name).strip()} ({owner})"
+    if node.state == "blocked":
+        return "blocked", "; ".join(node.why)
+    error = plan.read_error(node.folder)
+    if error:
+        return "failed", error
+    if any((node.folder / "checkpoint").glob("step-*")):
+        return "stopped", "will resume from its checkpoint"
+    return "missing", "; ".join(node.why)
+
+
+def explain_lines(root: Path, graph: Graph, key: str) -> Iterator[str]:
+    """Everything about one artefact; the key may be shortened."""
+    planned = [n for k, n in graph.items() if k.startswith(key)]
+    folders = [f for f in root.glob(f"*/*-{key}*") if f.is_dir()]
+    if len({n.folder for n in planned} | set(folders)) > 1:
+        raise ConfigError("key", key, "fits several artefacts; give more of it")
+    if not planned and not folders:
+        raise ConfigError("key", key, "no such artefact in this table's plan or in the store; keys are in the plan")
+    folder = planned[0].folder if planned else folders[0]
+    yield f"{folder.parent.name}/{folder.name}"
+    if planned:
+        state, text = standing(planned[0])
+        yield f"  state     {state} {text}".rstrip()
+        for reason in planned[0].why:
+            yield f"  why       {reason}"
+        for name, value in plan.flat(planned[0].sections).items():
+            yield f"  setting   {name} = {value}"
+        for name, node in planned[0].inputs.items():
+            yield f"  input     {name}: {node.name} {node.key}"
+    found = store.manifest(folder)
+    if found:
+        yield from manifest_lines(found, settings=not planned)
+
+
+def manifest_lines(found: dict, settings: bool) -> Iterator[str]:
+    if settings:
+        for name, value in plan.flat(found["sections"]).items():
+            yield f"  setting   {name} = {value}"
+        for name, entry in found["inputs"].items():
+            yield f"  input     {name}: {entry['folder']}"
+    yield f"  made      commit {found['commit']}{' + changes ' + found['dirty'] if found['dirty'] else ''} on {found['host']}"
+    yield f"  cost      {found['cpu_seconds']:.1f} CPU s, {found['peak_memory_bytes'] / 2**20:.0f} MiB"
+    for name, value in found["metrics"].items():
+        yield f"  metric    {name} = {json.dumps(value)}"
+    for name, entry in found["files"].items():
+        yield f"  file      out/{name} {entry['size']} bytes {entry['sha256'][:12]}"
+
+
+def gc_lines(folders: Sequence[tuple[Path, int]], deleted: bool) -> Iterator[str]:
+    for folder, size in folders:
+        yield f"{size / 2**20:8.1f} MiB  {folder.parent.name}/{folder.name}"
+    total = sum(size for _, size in folders) / 2**20
+    if deleted:
+        yield f"deleted {len(folders)} folder(s), {total:.1f} MiB"
+    else:
+        yield f"{len(folders)} folder(s), {total:.1f} MiB, are reached by no table" + ("; yes=true deletes them" if folders else "")
