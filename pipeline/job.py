@@ -1,0 +1,119 @@
+"""One artefact, made in this process: lock, check the inputs, run the stage, publish. The same call serves the local runner, a
+fresh interpreter (`python -m pipeline.job FOLDER`) and a cluster node; all it gets is the artefact's folder with `spec.json`.
+"""
+
+import importlib
+import json
+import os
+import platform
+import resource
+import secrets
+import shutil
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline import stopping, store
+from pipeline.config import leaves
+from pipeline.plan import source_of
+from pipeline.stage import Inputs, view
+
+DONE, FAILED, HELD, DAMAGED, STOPPED = 0, 1, 73, 74, 75  # sysexits' CANTCREAT, IOERR, TEMPFAIL
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "scipy", "scikit-learn", "safetensors", "pyarrow")
+
+
+def run(folder: Path) -> int:
+    """Makes the artefact of this folder, unless it is there; returns the exit code."""
+    spec = json.loads((folder / "spec.json").read_text())
+    if is_done(folder):
+        return DONE
+    lock = store.acquire(folder, spec["around"]["run"]["lock_seconds"])
+    if isinstance(lock, store.Owner):
+        print(f"{spec['stage']}/{spec['slug']} is being made by {lock}", flush=True)
+        return HELD
+    try:
+        return DONE if is_done(folder) else attempt(folder, spec)
+    finally:
+        lock.release()
+
+
+def is_done(folder: Path) -> bool:
+    found = store.manifest(folder)
+    return found is not None and store.missing_file(folder, found["files"]) is None
+
+
+def attempt(folder: Path, spec: Mapping[str, Any]) -> int:
+    stopping.listen()
+    for stale in folder.glob("attempt-*"):
+        shutil.rmtree(stale)
+    out = folder / f"attempt-{secrets.token_hex(4)}"
+    out.mkdir()
+    error = folder / "log" / "error.json"
+    try:
+        began = time.time()
+        inputs, keys = open_inputs(folder.parent.parent, spec["inputs"])
+        sections = {**spec["sections"], **spec["around"]}
+        if "compute" in sections:
+            from pipeline.dist import prepare
+
+            prepare(sections["compute"]["threads"])
+        stage = importlib.import_module(spec["code"])
+        metrics = stage.run(view(spec["stage"], sections), inputs, out)
+        store.publish(folder, out, entry(spec, keys, metrics, began))
+    except stopping.Stopped:
+        shutil.rmtree(out, ignore_errors=True)
+        return STOPPED
+    except store.Damaged as e:
+        print(f"input damaged: {e}", flush=True)
+        return DAMAGED
+    except Exception as e:  # whatever a stage raises: recorded for `status` and the next plan, then the process ends
+        traceback.print_exc()
+        message = f"{type(e).__name__}: {e}"
+        store.write_atomically(error, json.dumps({"error": message.splitlines()[0], "trace": traceback.format_exc()}))
+        return FAILED
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    error.unlink(missing_ok=True)
+    (folder / "manifest.damaged.json").unlink(missing_ok=True)
+    return DONE
+
+
+def open_inputs(root: Path, wanted: Mapping[str, Any]) -> tuple[Inputs, dict[str, Any]]:
+    """Folders of the inputs, every byte checked."""
+    inputs, keys = Inputs(), {}
+    for name, need in wanted.items():
+        found = store.open_intact(root / need["folder"])
+        assert found["key"] == need["key"], f"input {name} is {found['key']}, not {need['key']}"
+        inputs[name] = root / need["folder"] / "out"
+        keys[name] = {"stage": found["stage"], "key": found["key"], "folder": need["folder"]}
+    return inputs, keys
+
+
+def entry(spec: Mapping[str, Any], inputs: Mapping[str, Any], metrics: Mapping[str, float], began: float) -> dict[str, Any]:
+    """The manifest but for the files. Nothing in it is read by a later stage except key and hashes."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seeds = {k: v for k, v in leaves(spec["sections"]).items() if k.split(".")[-1] == "seed"}
+    return {
+        **{name: spec[name] for name in ("stage", "version", "slug", "key", "sections", "commit", "dirty")},
+        "inputs": inputs,
+        "seeds": seeds,
+        "metrics": {name: float(value) for name, value in metrics.items()},
+        "source": source_of(spec["code"]),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "host": socket.gethostname(),
+        "machine": platform.machine(),
+        "device": "cpu",
+        "began": began,
+        "ended": time.time(),
+        "cpu_seconds": used.ru_utime + used.ru_stime,
+        "peak_memory_bytes": used.ru_maxrss * 1024,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run(Path(os.path.abspath(sys.argv[1]))))
