@@ -1,0 +1,181 @@
+"""What the scripts can do, by name: the few lines between a command and the modules that do the work."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import yaml
+
+from pipeline import config, dispatch, plan, show, table
+from pipeline.config import PROJECT, ConfigError, Experiment, check, check_first_names, closest
+from pipeline.plan import Graph, Node
+from pipeline.stages import STAGES
+
+STAGE_ACTIONS = ("plan", "run", "status")
+TABLE_ACTIONS = (*STAGE_ACTIONS, "render", "explain", "gc", "verify")
+
+
+@contextmanager
+def kind_errors() -> Iterator[None]:
+    """A wrong setting is one line and exit code 2, not a traceback."""
+    try:
+        yield
+    except ConfigError as e:
+        sys.exit(f"error: {e}")
+
+
+def reproduce(arguments: Sequence[str]) -> int:
+    """One action on one table, from a command line; returns the exit code."""
+    own = {"table": None, "action": "run", "seeds": None, "key": None, "yes": False}
+    check_first_names((a.partition("=")[0] for a in arguments), tuple(own))
+    overrides = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key in own:
+            own[key] = yaml.safe_load(value)
+        elif key == "seed":
+            check(own["seeds"] is None, "seed", value, "seeds=... is given as well; use one of them")
+            own["seeds"] = [yaml.safe_load(value)]
+        else:
+            overrides.append(argument)
+    action, key = own["action"], own["key"]
+    check(own["table"] is not None, "table", None, f"required; say table=..., one of: {', '.join(table.names())}")
+    check(action in TABLE_ACTIONS, "action", action, closest(str(action), TABLE_ACTIONS))
+    wanted = Table(own["table"], overrides, seed_list(own["seeds"]))
+    if action == "run":
+        return wanted.run()
+    if action == "render":
+        return wanted.render()
+    if action == "gc":
+        return collect(wanted.root, overrides, own["yes"] is True)
+    if action == "verify":
+        return verify(wanted.root)
+    plan.judge(wanted.graph, wanted.targets)
+    lines = {
+        "plan": lambda: show.plan_lines(wanted.graph),
+        "status": lambda: show.status_lines(wanted.graph),
+        "explain": lambda: show.explain_lines(wanted.root, wanted.graph, str(required_key(key))),
+    }
+    say(lines[action]())
+    return 0
+
+
+def seed_list(seeds: object) -> list[int] | None:
+    good = seeds is None or (isinstance(seeds, list) and seeds and all(type(s) is int for s in seeds))
+    check(bool(good), "seeds", seeds, "expected a list of whole numbers, e.g. seeds=[0,1,2]")
+    return cast(list[int] | None, seeds)
+
+
+class Table:
+    """A table with its graph."""
+
+    def __init__(self, name: str, overrides: Sequence[str], seeds: Sequence[int] | None = None):
+        self.name = name
+        self.spec = table.load(name, STAGES, seeds)
+        self.made = table.experiments(self.spec, overrides)
+        self.any = table.any_of(self.made)
+        self.root = store_root(self.any)
+        self.graph, self.targets = table.graph_of(self.spec, self.made, STAGES, self.root)
+
+    def run(self) -> int:
+        code = execute(self.graph, self.targets, self.any)
+        return max(code, self.render())
+
+    def render(self) -> int:
+        filled = table.fill(self.name, self.spec, self.made, STAGES, self.root)
+        paths = table.render(filled, results(self.any) / "tables")
+        print(table.markdown(filled))
+        print(f"written: {', '.join(shorter(p) for p in paths)}")
+        return 0
+
+
+def stages(wanted: Sequence[tuple[str, Experiment]], asked: set[str]) -> int:
+    """One action on single stages."""
+    (action,) = asked
+    check(action in STAGE_ACTIONS, "action", action, closest(action, STAGE_ACTIONS))
+    any_of = wanted[0][1]
+    graph, targets = plan.build(STAGES, store_root(any_of), [w for want in wanted for w in expand(*want)])
+    if action == "run":
+        code = execute(graph, targets, any_of)
+        say(f"{node.name}: {shorter(node.folder)}" for node in targets)
+        return code
+    plan.judge(graph, targets)
+    say(show.plan_lines(graph) if action == "plan" else show.status_lines(graph))
+    return 0
+
+
+def expand(stage: str, x: Experiment) -> list[tuple[str, Experiment]]:
+    """`data` names no single artefact: all sources of the experiment are meant."""
+    if stage != "data":
+        return [(stage, x)]
+    builder = plan.Builder(STAGES, Path())
+    needs = [n for s in STAGES.values() if s.name != "data" for n in s.needs(x).values() if n[0] == "data"]
+    return list({builder.add(*need).key: need for need in needs}.values())
+
+
+def execute(graph: Graph, targets: Sequence[Node], x: Experiment) -> int:
+    """Makes what is missing; 0 only if all of it is there."""
+    plan.judge(graph, targets)
+    blocked = [n for n in graph.values() if n.state == "blocked"]
+    say((f"blocked: {n.name}: {'; '.join(n.why)}" for n in blocked), sys.stderr)
+    todo = sum(n.state == "run" for n in graph.values())
+    reused = sum(n.state == "reuse" for n in graph.values())
+    if not todo:
+        print(f"nothing to run: {reused} artefacts are there")
+        return 1 if blocked else 0
+    jobs = x.run.jobs or max(1, len(os.sched_getaffinity(0)) // x.compute.threads)
+    print(f"{todo} to run, {reused} to reuse, {jobs} side by side", flush=True)
+    outcome = dispatch.run(graph, targets, x.run, jobs)
+    print(f"made {len(outcome.made)} of {todo}", flush=True)
+    say(dispatch.summary(outcome), sys.stderr)
+    return 0 if outcome.good and not blocked else 1
+
+
+def collect(root: Path, overrides: Sequence[str], yes: bool) -> int:
+    """What no table reaches, at any scale; deleted only on request and only if nobody is making it."""
+    kept: Graph = {}
+    rest = [o for o in overrides if not o.startswith("scale=")]
+    for scale in config.groups()["scale"]:
+        for name in table.names():
+            kept |= Table(name, [*rest, f"scale={scale}"]).graph
+    unreached = plan.unreachable(root, kept)
+    if yes:
+        for folder, _ in unreached:
+            shutil.rmtree(folder)
+    say(show.gc_lines(unreached, yes))
+    return 0
+
+
+def verify(root: Path) -> int:
+    damaged = 0
+    for folder, reason in plan.verify(root):
+        print(f"{'DAMAGED' if reason else 'good':8}{folder.parent.name}/{folder.name} {reason or ''}".rstrip())
+        damaged += reason is not None
+    print(f"{damaged} damaged" + ("; no longer done: the next run makes them again" if damaged else ""))
+    return 1 if damaged else 0
+
+
+def required_key(key: object) -> object:
+    check(key is not None, "key", None, "explain needs key=...; keys are in the plan")
+    return key
+
+
+def results(x: Experiment) -> Path:
+    return PROJECT / x.run.root  # an absolute root stays what it is
+
+
+def store_root(x: Experiment) -> Path:
+    return results(x) / "runs"
+
+
+def shorter(path: Path) -> str:
+    return str(path.relative_to(PROJECT)) if path.is_relative_to(PROJECT) else str(path)
+
+
+def say(lines: Iterable[str], to: object = None) -> None:
+    for line in lines:
+        print(line, file=to)  # type: ignore[arg-type]  # a text stream or standard output

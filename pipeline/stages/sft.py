@@ -1,0 +1,97 @@
+"""Supervised fine-tuning of a causal language model on conversations; the artefact is an ordinary Hugging Face folder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pipeline import chat, models, order, packing, rows
+from pipeline.checkpoint import Checkpoints
+from pipeline.config import Model
+from pipeline.fit import fit
+from pipeline.packing import Group
+from pipeline.rows import Row
+from pipeline.seeds import derive
+from pipeline.stage import Inputs, Sections
+from pipeline.track import Track
+
+NORM_SAMPLES = 256  # conversations on which the mean ‖h‖ is measured
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A conversation as one group, and how much each token after the prompt counts."""
+
+    group: Group
+    weights: list[float]
+
+
+def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
+    seed = x.sft.seed
+    model, tokenizer = models.base(x.model, derive(seed, "sft", "init"))
+    samples, too_long = encode(tokenizer, rows.read(inputs["data"]), x.sft.max_length)
+    tokens = 0
+
+    def update(step: int) -> dict[str, Tensor | float]:
+        nonlocal tokens
+        batch = [samples[i] for i in order.step_rows(len(samples), x.sft.batch, derive(seed, "sft"), step)]
+        total = sum(sum(s.weights) for s in batch)
+        loss = torch.zeros(())
+        for at, groups in packing.batches([s.group for s in batch], x.run.micro_tokens):
+            part = weighted_loss(model, groups, [batch[i].weights for i in at]) / total
+            part.backward()
+            loss += part.detach()
+            tokens += sum(len(g.prompt) + len(g.responses[0]) for g in groups)
+        return {"loss": loss}
+
+    fit(model, update, x.sft.steps, x.sft.optim, Checkpoints(out, x.run), lambda step: Track(x, out, x.sft.steps, step))
+    final = mean_loss(model, samples[: 32 * x.sft.batch], x.run.micro_tokens)
+    spread(x.model, model, samples, seed)
+    models.save(model, tokenizer, out)
+    return {"loss": final, "samples": len(samples), "too_long": too_long}
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, data: Sequence[Row], limit: int) -> tuple[list[Sample], int]:
+    """Token ids and weights of every conversation. A weighted user turn is learned by its first token, the verdict, and ends the
+    sample: the rest of it would teach nothing. Conversations over the limit are left out and counted."""
+    cues = chat.prompts(tokenizer, [row["messages"][0]["content"] for row in data])
+    answers = chat.ids(tokenizer, [row["messages"][:2] for row in data])
+    whole = chat.ids(tokenizer, [row["messages"] for row in data])
+    samples = []
+    for row, cue, answer, ids in zip(data, cues, answers, whole, strict=True):
+        if len(ids) > limit:
+            continue
+        start, end = chat.common_prefix([cue, ids]), len(answer)
+        weights = [row["messages"][1]["weight"]] * (end - start)
+        if len(row["messages"]) > 2:
+            weights.append(row["messages"][2]["weight"])
+            end += 1
+        samples.append(Sample(Group(ids[:start], [ids[start:end]]), weights))
+    return samples, len(data) - len(samples)
+
+
+def weighted_loss(model: PreTrainedModel, groups: Sequence[Group], weights: Sequence[Sequence[float]]) -> Tensor:
+    """Sum over tokens of weight times cross-entropy."""
+    at = packing.layout(groups)
+    weight = torch.tensor([w for each in weights for w in each])
+    learned = weight > 0
+    logits = model.get_output_embeddings()(models.hidden(model, at)[at.before[learned]])  # type: ignore[misc]  # a module
+    return (weight[learned] * F.cross_entropy(logits.float(), at.target[learned], reduction="none")).sum()
+
+
+@torch.no_grad()
+def mean_loss(model: PreTrainedModel, samples: Sequence[Sample], tokens: int) -> float:
+    batches = packing.batches([s.group for s in samples], tokens)
+    total = sum(float(weighted_loss(model, groups, [samples[i].weights for i in at])) for at, groups in batches)
+    return total / sum(sum(s.weights) for s in samples)
+
+
+def spread(settings: Model, model: PreTrainedModel, samples: Sequence[Sample], seed: int) -> None:
+    """Tiny models only: see conf/model/tiny-llama.yaml."""
+    if settings.gain_spread is not None and settings.gain_norm is not None:
+        at = packing.layout([s.group for s in samples[:NORM_SAMPLES]])
+        models.spread_gain(model, settings.gain_spread, settings.gain_norm, at, derive(seed, "sft", "gain"))

@@ -1,0 +1,28 @@
+"""A table of the papers: plan it, make what is missing, render it.
+
+    scripts/reproduce.py table=cross                        make what is missing, render to results/tables/
+    scripts/reproduce.py table=cross action=plan            what would run, and why
+    scripts/reproduce.py table=cross action=status          where everything stands
+    scripts/reproduce.py table=cross action=render          render what is there
+    scripts/reproduce.py table=cross action=explain key=…   everything about one artefact
+    scripts/reproduce.py table=cross action=gc [yes=true]   what no table reaches; with yes=true deleted
+    scripts/reproduce.py table=cross action=verify          re-read every artefact
+
+Any key of conf/ can follow: scale=smoke, seed=7, seeds=[0,1,2], run.jobs=4, rm.optim.lr=3e-4, ...
+"""
+
+import sys
+
+from pipeline import actions
+
+
+def main(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
+    with actions.kind_errors():
+        return actions.reproduce(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
