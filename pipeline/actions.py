@@ -10,13 +10,14 @@ from typing import cast
 
 import yaml
 
-from pipeline import config, dispatch, plan, show, table
-from pipeline.config import PROJECT, ConfigError, Experiment, check, check_first_names, closest
+from pipeline import config, dispatch, facts, plan, show, table, why
+from pipeline.config import PROJECT, check_first_names, closest
+from pipeline.experiment import ConfigError, Experiment, check
 from pipeline.plan import Graph, Node
 from pipeline.stages import STAGES
 
 STAGE_ACTIONS = ("plan", "run", "status")
-TABLE_ACTIONS = (*STAGE_ACTIONS, "render", "explain", "gc", "verify")
+TABLE_ACTIONS = (*STAGE_ACTIONS, "render", "facts", "explain", "gc", "verify")
 
 
 @contextmanager
@@ -50,11 +51,14 @@ def reproduce(arguments: Sequence[str]) -> int:
         return wanted.run()
     if action == "render":
         return wanted.render()
+    if action == "facts":
+        return hold(wanted.graph)
     if action == "gc":
         return collect(wanted.root, overrides, own["yes"] is True)
     if action == "verify":
         return verify(wanted.root)
     plan.judge(wanted.graph, wanted.targets)
+    why.explain_all(wanted.graph, wanted.root)
     lines = {
         "plan": lambda: show.plan_lines(wanted.graph),
         "status": lambda: show.status_lines(wanted.graph),
@@ -77,9 +81,9 @@ class Table:
         self.name = name
         self.spec = table.load(name, STAGES, seeds)
         self.made = table.experiments(self.spec, overrides)
-        self.any = table.any_of(self.made)
+        self.any = next(iter(self.made.values()))  # run and log settings are the same for all
         self.root = store_root(self.any)
-        self.graph, self.targets = table.graph_of(self.spec, self.made, STAGES, self.root)
+        self.graph, self.targets = plan.build(STAGES, self.root, table.wanted(self.spec, self.made))
 
     def run(self) -> int:
         code = execute(self.graph, self.targets, self.any)
@@ -104,6 +108,7 @@ def stages(wanted: Sequence[tuple[str, Experiment]], asked: set[str]) -> int:
         say(f"{node.name}: {shorter(node.folder)}" for node in targets)
         return code
     plan.judge(graph, targets)
+    why.explain_all(graph, store_root(any_of))
     say(show.plan_lines(graph) if action == "plan" else show.status_lines(graph))
     return 0
 
@@ -148,6 +153,16 @@ def collect(root: Path, overrides: Sequence[str], yes: bool) -> int:
             shutil.rmtree(folder)
     say(show.gc_lines(unreached, yes))
     return 0
+
+
+def hold(graph: Graph) -> int:
+    """Prints the facts that must hold at any size; 0 only if they do."""
+    print("facts that must hold at any size:")
+    good = True
+    for fact in facts.check(graph):
+        print(f"  {'yes' if fact.holds else 'NO '}  {fact.text}", flush=True)
+        good &= fact.holds
+    return 0 if good else 1
 
 
 def verify(root: Path) -> int:

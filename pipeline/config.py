@@ -1,7 +1,7 @@
-"""The experiment as frozen dataclasses, and the way from `conf/` and overrides to one of them.
+"""From `conf/` and overrides to an experiment.
 
-Types and checks live here, values in YAML. A wrong key, type or combination raises ConfigError before anything runs; nothing is
-ever repaired silently. Hydra composes group choices (slow, cached); plain values are applied without it. No torch here.
+A wrong key, type or combination raises ConfigError before anything runs; nothing is ever repaired silently. Hydra
+composes group choices (slow, cached); plain values are put in place without it. No torch here.
 """
 
 import difflib
@@ -9,254 +9,16 @@ import json
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pipeline.world.spec import World
+from pipeline.experiment import ConfigError, Experiment, Scalar, check
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONF = PROJECT / "conf"
-Scalar = int | float | str | bool | None
 T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-    """A wrong setting: which key, which value, and what to do about it."""
-
-    def __init__(self, key: str, value: object, remedy: str):
-        super().__init__(f"{key} = {value!r}: {remedy}")
-
-
-def check(condition: bool, key: str, value: object, remedy: str) -> None:
-    if not condition:
-        raise ConfigError(key, value, remedy)
-
-
-# --- sections of the experiment: each is hashed whole by the stages that declare it ------------------------------------------
-
-
-@dataclass(frozen=True)
-class Model:
-    source: Literal["tiny", "hub"]  # tiny: built from the numbers below, with its own tokenizer; hub: id and revision
-    family: Literal["llama", "qwen2"] | None = None
-    hidden: int | None = None
-    layers: int | None = None
-    heads: int | None = None
-    mlp: int | None = None
-    vocab: int | None = None
-    positions: int | None = None
-    gain_spread: float | None = None  # after SFT: final-norm gain times exp(spread z), undone in the LM head
-    gain_norm: float | None = None  # and rescaled to a mean ‖h‖ of gain_norm * sqrt(hidden)
-    id: str | None = None
-    revision: str | None = None
-
-    def __post_init__(self) -> None:
-        sizes = ("family", "hidden", "layers", "heads", "mlp", "vocab", "positions")
-        wanted = sizes if self.source == "tiny" else ("id", "revision")
-        for name in wanted:
-            check(getattr(self, name) is not None, f"model.{name}", None, f"model.source={self.source} needs it")
-        for name in (*sizes, "gain_spread", "gain_norm") if self.source == "hub" else ("id", "revision"):
-            value = getattr(self, name)
-            check(value is None, f"model.{name}", value, f"has no meaning with model.source={self.source}; remove it")
-        if self.hidden is not None and self.heads is not None:
-            check(self.hidden % self.heads == 0, "model.heads", self.heads, f"must divide model.hidden={self.hidden}")
-
-
-@dataclass(frozen=True)
-class Source:
-    """One set of rows: from the micro world, or from a hub data set at a pinned revision."""
-
-    kind: Literal["world", "hub"]
-    part: str  # what kind of rows; for the world one of world.PARTS
-    n: int | None = None  # rows to take; None: all (hub only)
-    seed: int | None = None  # set by the stage that asks: new rows for each seed
-    id: str | None = None
-    revision: str | None = None
-    split: str | None = None
-
-    def __post_init__(self) -> None:
-        at = f"data.{self.part}"
-        if self.kind == "world":
-            check(self.n is not None and self.n > 0, f"{at}.n", self.n, "the world needs a positive number of rows")
-            check(self.id is None, f"{at}.id", self.id, "has no meaning with kind=world; remove it")
-        else:
-            for name in ("id", "revision", "split"):
-                check(getattr(self, name) is not None, f"{at}.{name}", None, "kind=hub needs it")
-
-
-@dataclass(frozen=True)
-class Data:
-    """Sources by consumer, so that no stage's key depends on rows it does not read."""
-
-    sft: Source
-    preferences: Source
-    prompts: Source
-    alpaca_eval: Source
-    benchmarks: dict[str, Source]
-
-
-@dataclass(frozen=True)
-class Optim:
-    """AdamW."""
-
-    lr: float
-    schedule: Literal["cosine", "linear", "constant"]
-    warmup: float  # share of the steps
-    betas: tuple[float, ...]
-    weight_decay: float
-    clip: float
-
-    def __post_init__(self) -> None:
-        check(self.lr > 0, "optim.lr", self.lr, "must be positive")
-        check(0 <= self.warmup < 1, "optim.warmup", self.warmup, "is a share of the steps: 0 <= warmup < 1")
-        check(len(self.betas) == 2, "optim.betas", self.betas, "must be two numbers")
-        check(self.clip > 0, "optim.clip", self.clip, "must be positive")
-
-
-@dataclass(frozen=True)
-class Sft:
-    steps: int
-    batch: int  # conversations in a step
-    max_length: int
-    optim: Optim
-    seed: int | None = None  # None: replica number seed % replicas
-
-    def __post_init__(self) -> None:
-        check(self.steps > 0 and self.batch > 0, "sft.steps, sft.batch", (self.steps, self.batch), "must be positive")
-
-
-@dataclass(frozen=True)
-class Rm:
-    epochs: int
-    batch: int  # pairs in an optimizer step
-    max_length: int
-    optim: Optim
-    head_init: Literal["stiennon", "hf", "reference"]  # std 1/sqrt(d+1) | model's initializer_range | 1/sqrt(d)
-
-    def __post_init__(self) -> None:
-        check(self.epochs > 0 and self.batch > 0, "rm.epochs, rm.batch", (self.epochs, self.batch), "must be positive")
-
-
-@dataclass(frozen=True)
-class Rloo:
-    reward: Literal["rm", "gold"]  # gold: the ceiling, no reward model involved
-    steps: int
-    prompts: int  # in a step
-    k: int  # responses to each prompt
-    kl: float  # β
-    temperature: float
-    max_new: int
-    missing_eos: float  # subtracted from the reward of a response without end
-    reward_transform: Literal["none", "whiten_sft"]  # whiten_sft: mean and std of SFT samples, frozen
-    whiten_samples: int
-    optim: Optim
-
-    def __post_init__(self) -> None:
-        check(self.k >= 2, "rloo.k", self.k, "leave-one-out needs at least two responses to a prompt")
-        check(self.temperature > 0, "rloo.temperature", self.temperature, "sampling needs a positive temperature")
-        check(self.kl >= 0, "rloo.kl", self.kl, "must not be negative")
-
-
-@dataclass(frozen=True)
-class Generate:
-    policy: Literal["sft", "rloo"]
-    temperature: float  # 0: greedy
-    max_new: int
-
-
-@dataclass(frozen=True)
-class Judge:
-    kind: Literal["gold"]
-    temperature: float  # P(policy preferred) = sigmoid(gold difference / temperature)
-
-    def __post_init__(self) -> None:
-        check(self.temperature > 0, "judge.temperature", self.temperature, "must be positive")
-
-
-@dataclass(frozen=True)
-class Compute:
-    """What can move bytes: part of the identity of everything that computes with a model."""
-
-    threads: int
-    precision: Literal["fp32"]
-
-    def __post_init__(self) -> None:
-        check(self.threads >= 1, "compute.threads", self.threads, "must be at least 1")
-
-
-@dataclass(frozen=True)
-class Run:
-    """How fast and where: never part of an identity."""
-
-    root: str  # holds runs/ (the store) and tables/; relative to the project
-    jobs: int | None  # stages side by side; None: the cores this process may use
-    checkpoint_seconds: float
-    checkpoint_steps: int | None
-    micro_tokens: int  # padded tokens in one forward pass
-    progress_seconds: float  # between log lines where there is no terminal
-    lock_seconds: float  # without a heartbeat for so long, another host's lock is dead
-
-    def __post_init__(self) -> None:
-        check(self.jobs is None or self.jobs >= 1, "run.jobs", self.jobs, "must be at least 1, or null for all cores")
-        steps = self.checkpoint_steps
-        check(steps is None or steps >= 1, "run.checkpoint_steps", steps, "must be at least 1, or null")
-        for name in ("checkpoint_seconds", "micro_tokens", "progress_seconds", "lock_seconds"):
-            check(getattr(self, name) > 0, f"run.{name}", getattr(self, name), "must be positive")
-
-
-@dataclass(frozen=True)
-class Log:
-    mode: Literal["disabled", "offline", "online"]
-    project: str
-    entity: str | None
-    every: int  # steps
-
-
-@dataclass(frozen=True)
-class Cluster:
-    kind: Literal["local"]
-
-
-@dataclass(frozen=True)
-class Experiment:
-    size: str  # the scale's name, for output folders; no stage reads it
-    seed: int  # pairs, evaluation items, head, order, RLOO
-    replicas: int  # SFT models; seed i starts from replica i % replicas, whatever the loss
-    model: Model
-    world: World | None
-    data: Data
-    sft: Sft
-    rm: Rm
-    loss: dict[str, Scalar]  # name of a function in pipeline/losses.py and its constants
-    rloo: Rloo
-    generate: Generate
-    judge: Judge
-    compute: Compute
-    run: Run
-    log: Log
-    cluster: Cluster
-    source: Source | None = None  # what this chain's `data` stage loads; set by the stage that needs it
-
-    def __post_init__(self) -> None:
-        check(self.replicas >= 1, "replicas", self.replicas, "must be at least 1")
-        check("name" in self.loss, "loss.name", None, "a loss names its function in pipeline/losses.py")
-        sources = (self.data.sft, self.data.preferences, self.data.prompts, *self.data.benchmarks.values())
-        if any(s.kind == "world" for s in sources):
-            check(self.world is not None, "world", None, "a source has kind=world; choose a world, e.g. world=knows")
-        n = self.data.preferences.n
-        check(n is None or n >= self.rm.batch, "rm.batch", self.rm.batch, f"exceeds data.preferences.n={n}")
-        longest = max(self.sft.max_length, self.rm.max_length)
-        positions = self.model.positions
-        check(positions is None or longest <= positions, "model.positions", positions,
-              f"is shorter than the longest sequence asked for ({longest}); raise it or lower max_length")  # fmt: skip
-
-
-NEVER_HASHED = ("run", "log", "cluster")
-
-
-# --- plain values to dataclasses ---------------------------------------------------------------------------------------------
 
 
 def closest(word: str, known: Iterable[str]) -> str:
@@ -326,9 +88,6 @@ def scalar(value: object, key: str) -> Scalar:
     return typing.cast(Scalar, value)
 
 
-# --- conf/ and overrides to plain values -------------------------------------------------------------------------------------
-
-
 @cache
 def groups() -> dict[str, tuple[str, ...]]:
     """Hydra groups of the experiment and their options: the folders of conf/ but that of the tables."""
@@ -385,8 +144,8 @@ def plain_values(overrides: Sequence[str], settings: Mapping[str, Any]) -> dict[
 
 
 def swappable(group: str, option: object, overrides: Sequence[str]) -> bool:
-    """Is choosing this option the same as putting its file in the section's place? Composing with Hydra costs 0.14 CPU s, and a
-    table chooses a loss for each row. A test compares both ways for every option."""
+    """Is choosing this option the same as putting its file in the section's place? Composing with Hydra costs 0.14
+    CPU s, and a table chooses a loss for each row. A test compares both ways for every option."""
     text = (CONF / group / f"{option}.yaml").read_text()
     plain_file = not any(mark in text for mark in ("defaults:", "@package", "${"))
     presets = any(group in load_yaml(path) for path in (CONF / "scale").glob("*.yaml"))
@@ -468,8 +227,3 @@ def check_overrides(arguments: Sequence[str], extra: Sequence[str]) -> None:
                     raise ConfigError(key, option, f"no such option; {closest(option, groups()[key])}")
         elif key not in known:
             raise ConfigError(key, value, f"unknown key; {closest(key, known | set(groups()))}")
-
-
-def seeded(source: Source, seed: int) -> Source:
-    """The source with the rows of this seed; a hub data set has no such thing."""
-    return replace(source, seed=seed) if source.kind == "world" else source

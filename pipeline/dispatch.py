@@ -1,4 +1,5 @@
-"""Running what is missing on this machine: stages side by side, inputs first, one live line, every failure named at the end."""
+"""Running what is missing on this machine: stages side by side, inputs first, one live line, every failure named at
+the end."""
 
 import heapq
 import json
@@ -6,16 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipeline import job, plan, store
-from pipeline.config import PROJECT, Run
+from pipeline import job, lock, plan, source, store, why
+from pipeline.config import PROJECT
+from pipeline.experiment import Run
 from pipeline.forkserver import Server
+from pipeline.live import Line
 from pipeline.plan import Graph, Node
 
 LOOK_SECONDS = 0.5  # at artefacts that another process makes
@@ -45,12 +47,12 @@ class Schedule:
 
     def refresh(self) -> None:
         """Looks at the store again: something that was there may be damaged now."""
-        plan.judge(self.graph, self.targets, explain=False)
+        plan.judge(self.graph, self.targets)
         todo = {key: node for key, node in self.graph.items() if node.state == "run"}
         self.waits = {key: sum(i.key in todo for i in distinct(node)) for key, node in todo.items()}
         self.users: dict[str, list[Node]] = {}
         self.height: dict[str, int] = {}
-        for key, node in todo.items():
+        for node in todo.values():
             for need in distinct(node):
                 self.users.setdefault(need.key, []).append(node)
         for key in reversed(todo):
@@ -141,7 +143,9 @@ def run(graph: Graph, targets: Sequence[Node], settings: Run, jobs: int, out: Te
                 line.show(len(outcome.made), len(outcome.made) + len(schedule.remaining()), list(running.values()))
             outcome.stopped |= asked()
     except EOFError:
-        outcome.failed |= {n.key: (n, "the process that starts stages was killed (out of memory?)") for n in running.values()}
+        outcome.failed |= {
+            n.key: (n, "the process that starts stages was killed (out of memory?)") for n in running.values()
+        }
         running.clear()
     finally:
         line.end()
@@ -157,7 +161,7 @@ def look(elsewhere: dict[str, Node], schedule: Schedule) -> None:
         if plan.is_done(node):
             del elsewhere[key]
             schedule.done(node)
-        elif store.holder(node.folder, node.lock_seconds) is None:
+        elif lock.holder(node.folder, node.lock_seconds) is None:
             del elsewhere[key]
             schedule.again(node)
 
@@ -173,7 +177,9 @@ def prepare(node: Node, code: Mapping[str, Any]) -> None:
         "key": node.key,
         "sections": node.sections,
         "around": node.around,
-        "inputs": {name: {"key": i.key, "folder": f"{i.stage.name}/{i.folder.name}"} for name, i in node.inputs.items()},
+        "inputs": {
+            name: {"key": i.key, "folder": f"{i.stage.name}/{i.folder.name}"} for name, i in node.inputs.items()
+        },
         **code,
     }
     store.write_atomically(node.folder / "spec.json", json.dumps(spec, indent=1, sort_keys=True))
@@ -186,7 +192,7 @@ def commit() -> dict[str, str | None]:
     head = subprocess.run(["git", "-C", PROJECT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     paths = ("pipeline", "conf", "scripts")
     diff = subprocess.run(["git", "-C", PROJECT, "diff", "HEAD", "--", *paths], capture_output=True).stdout
-    return {"commit": head or None, "dirty": plan.short(diff) if diff else None}
+    return {"commit": head or None, "dirty": source.short(diff) if diff else None}
 
 
 def reason(exit_code: int) -> str:
@@ -212,52 +218,6 @@ class interrupts:
             signal.signal(number, handler)
 
 
-# --- what a person sees ------------------------------------------------------------------------------------------------------
-
-
-class Line:
-    """One live line on a terminal; elsewhere a line at each interval."""
-
-    def __init__(self, out: TextIO, seconds: float):
-        self.out, self.live = out, out.isatty()
-        self.every = 0.2 if self.live else seconds
-        self.shown = 0.0
-        self.count = -1
-
-    def show(self, done: int, total: int, running: Sequence[Node]) -> None:
-        now = time.monotonic()
-        if now - self.shown < self.every and (self.live or done == self.count):
-            return
-        if done == self.count and now - self.shown < self.every:
-            return
-        self.shown, self.count = now, done
-        text = f"[{done}/{total}] " + " · ".join(doing(node) for node in running)
-        if self.live:
-            width = shutil.get_terminal_size().columns - 1
-            self.out.write("\r\033[K" + text[:width])
-        else:
-            self.out.write(text + "\n")
-        self.out.flush()
-
-    def end(self) -> None:
-        if self.live:
-            self.out.write("\r\033[K")
-            self.out.flush()
-
-
-def doing(node: Node) -> str:
-    """`rm/bsr-s0 120/300 8.1/s 0:22 left`, as far as the stage tells."""
-    try:
-        at = json.loads((node.folder / "log" / "progress.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return node.name
-    text = f"{node.name} {at['step']}/{at['total']}"
-    if at["rate"]:
-        left = (at["total"] - at["step"]) / at["rate"]
-        text += f" {at['rate']:.3g}/s {left // 60:.0f}:{left % 60:02.0f} left"
-    return text
-
-
 def last_lines(node: Node, n: int = 12) -> list[str]:
     try:
         return (node.folder / "log" / "console.log").read_text(errors="replace").splitlines()[-n:]
@@ -268,8 +228,8 @@ def last_lines(node: Node, n: int = 12) -> list[str]:
 def summary(outcome: Outcome) -> list[str]:
     """Every failure with the end of its log, then what it kept from running."""
     lines = []
-    for node, why in outcome.failed.values():
-        lines += [f"FAILED {node.name} ({node.key}): {plan.read_error(node.folder) or why}"]
+    for node, cause in outcome.failed.values():
+        lines += [f"FAILED {node.name} ({node.key}): {why.read_error(node.folder) or cause}"]
         lines += [f"    {text}" for text in last_lines(node)]
         lines += [f"    whole log: {node.folder / 'log' / 'console.log'}"]
     if outcome.stopped:

@@ -1,7 +1,8 @@
 """The supervised loop that SFT and reward models share: one optimizer step after the other, exact when resumed.
 
-What a step's batch is, and its loss, is the stage's business: `update(step)` runs forward and backward for the whole global batch
-and returns what to log. It must depend on the step alone, not on the steps before, except through model and loss state.
+What a step's batch is, and its loss, is the stage's business: `update(step)` runs forward and backward for the
+whole global batch and returns what to log. It must depend on the step alone, not on the steps before, except
+through model and loss state.
 """
 
 import math
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline import stopping
 from pipeline.checkpoint import Checkpoints
-from pipeline.config import Optim
+from pipeline.experiment import Optim
 from pipeline.track import Track
 
 Update = Callable[[int], dict[str, Tensor | float]]
@@ -43,7 +44,8 @@ def fit(
     track: Callable[[int], Track],
     extra: dict[str, Any] | None = None,
 ) -> None:
-    """Trains `module` in place. `extra` is more state that a resume must bring back: a loss (nn.Module) or a list of records."""
+    """Trains `module` in place. `extra` is more state that a resume must bring back: a loss (nn.Module) or a list
+    of records."""
     extra = extra or {}
     opt = adamw(module.parameters(), optim)
     saved = checkpoints.load()
@@ -67,7 +69,7 @@ def fit(
             opt.step()
             done = step + 1
             if done % log.every == 0 or done == steps:
-                log.log(done, {**metrics, "grad_norm": norm, "lr": opt.param_groups[0]["lr"]})
+                log.log(done, {**metrics, "grad_norm": norm, "lr": learning_rate(optim, step, steps)})
             log.progress(done)
             if done < steps and checkpoints.due(done):
                 checkpoints.save(done, {

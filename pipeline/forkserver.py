@@ -1,8 +1,9 @@
-"""Importing torch and transformers costs seconds; a stage at micro scale costs not much more. So one process imports them once and
-forks a fresh child for each artefact.
+"""Importing torch and transformers costs seconds; a stage at micro scale costs not much more. So one process
+imports them once and forks a fresh child for each artefact.
 
-Protocol: a folder a line on standard input; `{"folder": ..., "code": ...}` a line on standard output when its child has ended. At
-end of input the children are told to save and stop. This process never starts a thread and never computes.
+Protocol: a folder a line on standard input; `{"folder": ..., "code": ...}` a line on standard output when its child
+has ended. At end of input the children are told to save and stop. This process never starts a thread and never
+computes.
 """
 
 import ctypes
@@ -113,7 +114,12 @@ class Server:
     """The asker's side."""
 
     def __init__(self, stages: Iterable[str]):
-        quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        quiet = {
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.forkserver", *sorted(stages)],
             stdin=subprocess.PIPE,

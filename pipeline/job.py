@@ -1,5 +1,6 @@
-"""One artefact, made in this process: lock, check the inputs, run the stage, publish. The same call serves the local runner, a
-fresh interpreter (`python -m pipeline.job FOLDER`) and a cluster node; all it gets is the artefact's folder with `spec.json`.
+"""One artefact, made in this process: lock, check the inputs, run the stage, publish. The same call serves the
+local runner, a fresh interpreter (`python -m pipeline.job FOLDER`) and a cluster node; all it gets is the
+artefact's folder with `spec.json`.
 """
 
 import importlib
@@ -18,9 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline import stopping, store
+from pipeline import lock, source, stopping, store
 from pipeline.config import leaves
-from pipeline.plan import source_of
 from pipeline.stage import Inputs, view
 
 DONE, FAILED, HELD, DAMAGED, STOPPED = 0, 1, 73, 74, 75  # sysexits' CANTCREAT, IOERR, TEMPFAIL
@@ -32,14 +32,14 @@ def run(folder: Path) -> int:
     spec = json.loads((folder / "spec.json").read_text())
     if is_done(folder):
         return DONE
-    lock = store.acquire(folder, spec["around"]["run"]["lock_seconds"])
-    if isinstance(lock, store.Owner):
-        print(f"{spec['stage']}/{spec['slug']} is being made by {lock}", flush=True)
+    held = lock.acquire(folder, spec["around"]["run"]["lock_seconds"])
+    if isinstance(held, lock.Owner):
+        print(f"{spec['stage']}/{spec['slug']} is being made by {held}", flush=True)
         return HELD
     try:
         return DONE if is_done(folder) else attempt(folder, spec)
     finally:
-        lock.release()
+        held.release()
 
 
 def is_done(folder: Path) -> bool:
@@ -93,7 +93,9 @@ def open_inputs(root: Path, wanted: Mapping[str, Any]) -> tuple[Inputs, dict[str
     return inputs, keys
 
 
-def entry(spec: Mapping[str, Any], inputs: Mapping[str, Any], metrics: Mapping[str, float], began: float) -> dict[str, Any]:
+def entry(
+    spec: Mapping[str, Any], inputs: Mapping[str, Any], metrics: Mapping[str, float], began: float
+) -> dict[str, Any]:
     """The manifest but for the files. Nothing in it is read by a later stage except key and hashes."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     seeds = {k: v for k, v in leaves(spec["sections"]).items() if k.split(".")[-1] == "seed"}
@@ -102,7 +104,7 @@ def entry(spec: Mapping[str, Any], inputs: Mapping[str, Any], metrics: Mapping[s
         "inputs": inputs,
         "seeds": seeds,
         "metrics": {name: float(value) for name, value in metrics.items()},
-        "source": source_of(spec["code"]),
+        "source": source.of(spec["code"]),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "host": socket.gethostname(),

@@ -1,4 +1,5 @@
-"""Losses of reward models: pure functions of one batch's rewards and representations. Means over pairs; fp32; no config, no ranks.
+"""Losses of reward models: pure functions of one batch's rewards and representations. Means over pairs; fp32; no
+config, no ranks.
 
 A loss with running state is a small module with the same call. Constants are keyword-only and come from conf/loss/.
 """
@@ -39,15 +40,18 @@ def bt(s: PairScores) -> Tensor:
 
 
 def bsr(s: PairScores, *, coef: float) -> Tensor:
-    """BT + λ (mean of the batch's 2n rewards)². BSR eq. 24–25; its code multiplies λ by the per-device batch as well."""
+    """BT + λ (mean of the batch's 2n rewards)². BSR eq. 24–25; its code multiplies λ by the per-device batch as
+    well."""
     mean = torch.cat([s.chosen, s.rejected]).float().mean()
     return bt(s) + coef * mean.square()
 
 
 class NormBT(nn.Module):
-    """−w log σ(Δ) with the detached weight w = μ / (‖h_w − h_l‖ + ε), μ an EMA of the batch's mean distance. NormBT eq. 10–13.
+    """−w log σ(Δ) with the detached weight w = μ / (‖h_w − h_l‖ + ε), μ an EMA of the batch's mean distance. NormBT
+    eq. 10–13.
 
-    Open in the paper, our choice: μ₀ is the first batch's mean; the weight uses μ before its update; one update a step."""
+    Open in the paper, our choice: μ₀ is the first batch's mean; the weight uses μ before its update; one update a
+    step."""
 
     mu: Tensor
 

@@ -23,12 +23,16 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from pipeline.config import Model
+from pipeline.experiment import Model
 from pipeline.packing import Layout
 from pipeline.world import tokenizer as world_tokenizer
 
-FAMILIES: dict[str, tuple[type, type]] = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
+FAMILIES: dict[str, tuple[type, type]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+}
 logging.disable_progress_bar()
+logging.set_verbosity_error()  # a fresh score head and an unused LM head are meant
 
 
 def base(model: Model, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -36,6 +40,7 @@ def base(model: Model, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     if model.source == "tiny":
         tokenizer = tiny_tokenizer(model)
         return tiny(model, tokenizer, seed), tokenizer
+    assert model.id is not None, "Model checks it"
     tokenizer = AutoTokenizer.from_pretrained(model.id, revision=model.revision)
     return AutoModelForCausalLM.from_pretrained(model.id, revision=model.revision, dtype=torch.float32), tokenizer
 
@@ -108,7 +113,11 @@ def new_rm(sft: Path, init: HeadInit, seed: int) -> tuple[PreTrainedModel, PreTr
     torch.manual_seed(seed)  # the class initialises the head before we do
     model = AutoModelForSequenceClassification.from_pretrained(sft, num_labels=1, dtype=torch.float32)
     width = model.config.hidden_size
-    stds = {"stiennon": 1 / math.sqrt(width + 1), "hf": model.config.initializer_range, "reference": 1 / math.sqrt(width)}
+    stds = {
+        "stiennon": 1 / math.sqrt(width + 1),
+        "hf": model.config.initializer_range,
+        "reference": 1 / math.sqrt(width),
+    }
     nn.init.normal_(head(model).weight, std=stds[init], generator=torch.Generator().manual_seed(seed))
     return model, AutoTokenizer.from_pretrained(sft)
 
@@ -137,8 +146,9 @@ def logprobs(model: PreTrainedModel, at: Layout, temperature: float = 1.0) -> Te
 
 @torch.no_grad()
 def spread_gain(model: PreTrainedModel, spread: float, norm: float, at: Layout, seed: int) -> None:
-    """Multiplies the final norm's gain by exp(spread z) and by what makes the mean ‖h‖ on `at` equal norm·√d; divides the LM head
-    by the same. What the model says is unchanged; what a reward head reads is no longer pinned to one norm."""
+    """Multiplies the final norm's gain by exp(spread z) and by what makes the mean ‖h‖ on `at` equal norm·√d;
+    divides the LM head by the same. What the model says is unchanged; what a reward head reads is no longer pinned
+    to one norm."""
     body: Any = model.base_model
     gain, lm_head = body.norm.weight, model.get_output_embeddings().weight  # type: ignore[union-attr]  # a causal LM has one
     factor = torch.exp(spread * torch.randn(len(gain), generator=torch.Generator().manual_seed(seed)))

@@ -1,7 +1,7 @@
 """From token ids to what a model is run on. One layout for training, scoring and log-probabilities.
 
-So far one way: each response is a row of its own with its prompt in front, padded on the right, causal, no mask (padding comes
-after every real token, so it changes nothing).
+So far one way: each response is a row of its own with its prompt in front, padded on the right, causal, no mask
+(padding comes after every real token, so it changes nothing).
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,7 +47,8 @@ def layout(groups: Sequence[Group]) -> Layout:
 
 
 def batches(groups: Sequence[Group], tokens: int) -> Iterator[tuple[list[int], list[Group]]]:
-    """Groups of similar length together, each batch of at most `tokens` padded tokens (or one group), with their positions."""
+    """Groups of similar length together, each batch of at most `tokens` padded tokens (or one group), with their
+    positions."""
     width = [len(g.prompt) + max(map(len, g.responses)) for g in groups]
     batch: list[int] = []
     for i in sorted(range(len(groups)), key=lambda i: (width[i], i)):

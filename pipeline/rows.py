@@ -23,7 +23,8 @@ def prompt_of(row: Row) -> str:
 
 
 def responses_of(row: Row) -> list[str]:
-    """Every response of a benchmark row, in a fixed order: chosen before rejected, as the real benchmarks' columns have them."""
+    """Every response of a benchmark row, in a fixed order: chosen before rejected, as the real benchmarks' columns
+    have them."""
     if "responses" in row:
         return row["responses"]
     return [*as_list(row["chosen"]), *as_list(row["rejected"])]

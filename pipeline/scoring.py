@@ -1,7 +1,7 @@
 """Rewards of (prompt, response) pairs: the one function that every user of a reward model calls.
 
-The reward is read at the last token of the conversation as the reward model's own template writes it, in fp32. It does not depend
-on batch size, order or padding beyond float tolerance; results come in input order.
+The reward is read at the last token of the conversation as the reward model's own template writes it, in fp32. It
+does not depend on batch size, order or padding beyond float tolerance; results come in input order.
 """
 
 from collections.abc import Sequence

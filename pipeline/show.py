@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import dispatch, plan, store
-from pipeline.config import ConfigError
+from pipeline import live, lock, source, store
+from pipeline.experiment import ConfigError
 from pipeline.plan import Graph, Node
+from pipeline.why import flat, read_error
 
 
 def plan_lines(graph: Graph) -> Iterator[str]:
@@ -17,10 +18,10 @@ def plan_lines(graph: Graph) -> Iterator[str]:
         yield f"{node.state:8}{node.name:32}{node.key}  {'; '.join(node.why)}".rstrip()
     counts = Counter(n.state for n in shown)
     yield f"{counts['run']} to run, {counts['reuse']} to reuse, {counts['blocked']} blocked"
-    for (stage, name), artefacts in plan.drifted(graph).items():
+    for (stage, name), artefacts in source.drifted(graph).items():
         yield (
-            f"warning: {name} has changed since {artefacts} artefact(s) of stage {stage} were made, and the stage's version has not;"
-            f" if it now computes something else, raise its version in pipeline/stages/__init__.py"
+            f"warning: {name} has changed since {artefacts} artefact(s) of stage {stage} were made, and the stage's"
+            f" version has not; if it now computes something else, raise it in pipeline/stages/__init__.py"
         )
 
 
@@ -38,12 +39,12 @@ def status_lines(graph: Graph) -> Iterator[str]:
 def standing(node: Node) -> tuple[str, str]:
     if node.state == "reuse":
         return "done", ""
-    owner = store.holder(node.folder, node.lock_seconds)
+    owner = lock.holder(node.folder, node.lock_seconds)
     if owner:
-        return "running", f"{dispatch.doing(node).removeprefix(node.name).strip()} ({owner})"
+        return "running", f"{live.doing(node).removeprefix(node.name).strip()} ({owner})"
     if node.state == "blocked":
         return "blocked", "; ".join(node.why)
-    error = plan.read_error(node.folder)
+    error = read_error(node.folder)
     if error:
         return "failed", error
     if any((node.folder / "checkpoint").glob("step-*")):
@@ -66,7 +67,7 @@ def explain_lines(root: Path, graph: Graph, key: str) -> Iterator[str]:
         yield f"  state     {state} {text}".rstrip()
         for reason in planned[0].why:
             yield f"  why       {reason}"
-        for name, value in plan.flat(planned[0].sections).items():
+        for name, value in flat(planned[0].sections).items():
             yield f"  setting   {name} = {value}"
         for name, node in planned[0].inputs.items():
             yield f"  input     {name}: {node.name} {node.key}"
@@ -77,11 +78,12 @@ def explain_lines(root: Path, graph: Graph, key: str) -> Iterator[str]:
 
 def manifest_lines(found: dict, settings: bool) -> Iterator[str]:
     if settings:
-        for name, value in plan.flat(found["sections"]).items():
+        for name, value in flat(found["sections"]).items():
             yield f"  setting   {name} = {value}"
         for name, entry in found["inputs"].items():
             yield f"  input     {name}: {entry['folder']}"
-    yield f"  made      commit {found['commit']}{' + changes ' + found['dirty'] if found['dirty'] else ''} on {found['host']}"
+    changes = f" + changes {found['dirty']}" if found["dirty"] else ""
+    yield f"  made      commit {found['commit']}{changes} on {found['host']}"
     yield f"  cost      {found['cpu_seconds']:.1f} CPU s, {found['peak_memory_bytes'] / 2**20:.0f} MiB"
     for name, value in found["metrics"].items():
         yield f"  metric    {name} = {json.dumps(value)}"
@@ -96,4 +98,6 @@ def gc_lines(folders: Sequence[tuple[Path, int]], deleted: bool) -> Iterator[str
     if deleted:
         yield f"deleted {len(folders)} folder(s), {total:.1f} MiB"
     else:
-        yield f"{len(folders)} folder(s), {total:.1f} MiB, are reached by no table" + ("; yes=true deletes them" if folders else "")
+        yield f"{len(folders)} folder(s), {total:.1f} MiB, are reached by no table" + (
+            "; yes=true deletes them" if folders else ""
+        )

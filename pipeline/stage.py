@@ -1,7 +1,8 @@
-"""What a stage is: a name, a version, the config sections it reads, the artefacts it needs. And what identifies its result.
+"""What a stage is: a name, a version, the config sections it reads, the artefacts it needs. And what identifies its
+result.
 
-The key of an artefact is a hash of exactly that, so it is known before anything runs. No torch here: a stage's code is named by
-its dotted path and imported inside the job.
+The key of an artefact is a hash of exactly that, so it is known before anything runs. No torch here: a stage's code
+is named by its dotted path and imported inside the job.
 """
 
 import hashlib
@@ -11,7 +12,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import NEVER_HASHED, ConfigError, Experiment, Log, Run, build, closest, hints
+from pipeline.config import closest, convert, hints
+from pipeline.experiment import NEVER_HASHED, ConfigError, Experiment, Log, Run
 
 Needs = Mapping[str, tuple[str, Experiment]]  # input name -> (stage, its experiment)
 
@@ -35,7 +37,8 @@ class Undeclared(AttributeError):
 
 
 class Sections:
-    """The view of an experiment that a stage gets: its declared sections, and run and log, which cannot matter to a result."""
+    """The view of an experiment that a stage gets: its declared sections, and run and log, which cannot matter to a
+    result."""
 
     run: Run
     log: Log
@@ -45,7 +48,9 @@ class Sections:
         self._stage = stage
 
     def __getattr__(self, name: str) -> Any:
-        raise Undeclared(f"stage {self._stage} reads section {name!r}; add it to the stage's `reads` in pipeline/stages/__init__.py")
+        raise Undeclared(
+            f"stage {self._stage} reads section {name!r}; add it to the stage's `reads` in pipeline/stages/__init__.py"
+        )
 
 
 def view(stage: str, plain: Mapping[str, Any]) -> Sections:
@@ -53,9 +58,7 @@ def view(stage: str, plain: Mapping[str, Any]) -> Sections:
     types = hints(Experiment)
     made = {}
     for name, value in plain.items():
-        kind = types[name]
-        target = next((a for a in getattr(kind, "__args__", ()) if is_dataclass(a)), kind)
-        made[name] = build(target, value, name) if is_dataclass(target) and value is not None else value
+        made[name] = convert(value, types[name], name)
     return Sections(stage, made)
 
 
@@ -83,7 +86,9 @@ def plain(value: Any) -> Any:
 def identity(stage: Stage, sections: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """The key: 16 hex digits of a hash over stage, version, what is read, and the inputs' keys."""
     assert not set(stage.reads) & set(NEVER_HASHED), f"{stage.name} reads a section that must not matter"
-    text = json.dumps([stage.name, stage.version, sections, dict(inputs)], sort_keys=True, ensure_ascii=True, allow_nan=False)
+    text = json.dumps(
+        [stage.name, stage.version, sections, dict(inputs)], sort_keys=True, ensure_ascii=True, allow_nan=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,5 @@
-"""Stopping on request: SIGTERM and SIGUSR2 mean "save and stop". No torch: a job knows this before it imports anything."""
+"""Stopping on request: SIGTERM and SIGUSR2 mean "save and stop". No torch: a job knows this before it imports
+anything."""
 
 import signal
 from collections.abc import Iterator
@@ -25,6 +26,10 @@ def listen() -> None:
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGUSR2, handle)
+
+
+def request() -> None:
+    _State.requested = True
 
 
 def requested() -> bool:

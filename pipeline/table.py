@@ -1,6 +1,8 @@
-"""Tables: a YAML of rows, columns and seeds becomes wanted artefacts, and their manifests become a table. No torch, no data files.
+"""Tables: a YAML of rows, columns and seeds becomes wanted artefacts, and their manifests become a table. No torch,
+no data files.
 
-A cell is one metric of one stage at one row, over the seeds: mean ± standard deviation. Two or three seeds carry no verdict.
+A cell is one metric of one stage at one row, over the seeds: mean ± standard deviation. Two or three seeds carry no
+verdict.
 """
 
 import csv
@@ -10,11 +12,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from pipeline import config, plan, store
-from pipeline.config import CONF, Experiment, Scalar, build, check, closest, groups
-from pipeline.plan import Graph, Node
+from pipeline import config, plan, store, why
+from pipeline.config import CONF, build, closest, groups
+from pipeline.experiment import ConfigError, Experiment, Scalar, check
+from pipeline.plan import Node
 from pipeline.stage import Stage, find
 
 FOLDER = CONF / "table"
@@ -72,7 +74,7 @@ def names() -> list[str]:
 
 def load(name: str, stages: Mapping[str, Stage], seeds: Sequence[int] | None = None) -> Spec:
     if name not in names():
-        raise config.ConfigError("table", name, f"no such table; {closest(name, names())}")
+        raise ConfigError("table", name, f"no such table; {closest(name, names())}")
     spec = build(Spec, config.load_yaml(FOLDER / f"{name}.yaml"), "table")
     for column in spec.columns:
         find(stages, column.stage)
@@ -80,13 +82,17 @@ def load(name: str, stages: Mapping[str, Stage], seeds: Sequence[int] | None = N
 
 
 def experiments(spec: Spec, overrides: Sequence[str]) -> dict[tuple[str, int], Experiment]:
-    """{(row label, seed): experiment}. What the rows set cannot be set from outside as well; values of a group that the rows
-    choose go to the rows that know them."""
+    """{(row label, seed): experiment}. What the rows set cannot be set from outside as well; values of a group that
+    the rows choose go to the rows that know them."""
     chosen = {key for row in spec.rows for key in row.set}
     for override in overrides:
         key = override.split("=", 1)[0]
         check(key not in chosen, key, override, "the rows of this table set it; leave it out, or use scripts/run.py")
-    per_row = {o.split("=", 1)[0]: o for o in overrides if o.split(".", 1)[0] in chosen & groups().keys() and "." in o.split("=", 1)[0]}
+    per_row = {
+        o.split("=", 1)[0]: o
+        for o in overrides
+        if o.split(".", 1)[0] in chosen & groups().keys() and "." in o.split("=", 1)[0]
+    }
     common = [o for o in overrides if o not in per_row.values()]
     made, taken = {}, set()
     for row in spec.rows:
@@ -98,7 +104,7 @@ def experiments(spec: Spec, overrides: Sequence[str]) -> dict[tuple[str, int], E
         for seed in spec.seeds:
             made[row.label, seed] = config.experiment(mine, {**row.set, "seed": seed})
     for key in per_row.keys() - taken:
-        raise config.ConfigError(key, per_row[key], "no row of this table has this key")
+        raise ConfigError(key, per_row[key], "no row of this table has this key")
     return made
 
 
@@ -110,7 +116,9 @@ def exists(row: RowSpec, column: Column) -> bool:
     return row.stages is None or column.stage in row.stages
 
 
-def fill(name: str, spec: Spec, made: Mapping[tuple[str, int], Experiment], stages: Mapping[str, Stage], root: Path) -> Table:
+def fill(
+    name: str, spec: Spec, made: Mapping[tuple[str, int], Experiment], stages: Mapping[str, Stage], root: Path
+) -> Table:
     """The cells, from manifests alone."""
     builder = plan.Builder(stages, root)
     cells = {}
@@ -129,11 +137,11 @@ def cell(nodes: tuple[Node, ...], column: Column) -> Cell:
     values = []
     for node, entry in zip(nodes, found, strict=True):
         if entry is None:
-            return Cell(nodes, (), plan.read_error(node.folder) or f"{node.name} is not made yet")
+            return Cell(nodes, (), why.read_error(node.folder) or f"{node.name} is not made yet")
         metrics = entry["metrics"]
         if column.metric not in metrics:
             remedy = f"stage {column.stage} has no such metric; {closest(column.metric, metrics)}"
-            raise config.ConfigError(f"table column {column.label}", column.metric, remedy)
+            raise ConfigError(f"table column {column.label}", column.metric, remedy)
         values.append(metrics[column.metric] * column.scale)
     return Cell(nodes, tuple(values), None)
 
@@ -151,13 +159,17 @@ def markdown(table: Table) -> str:
     lines = [
         "| | " + " | ".join(c.label for c in spec.columns) + " |",
         "|---" * (len(spec.columns) + 1) + "|",
-        *("| " + " | ".join((r.label, *(shown(table.cells[r.label, c.label], c) for c in spec.columns))) + " |" for r in spec.rows),
+        *(
+            "| " + " | ".join((r.label, *(shown(table.cells[r.label, c.label], c) for c in spec.columns))) + " |"
+            for r in spec.rows
+        ),
         "",
-        f"{spec.title}. Scale `{table.size}`, seeds {', '.join(map(str, spec.seeds))}; mean ± standard deviation over seeds.",
+        f"{spec.title}. Scale `{table.size}`, seeds {', '.join(map(str, spec.seeds))};"
+        " mean ± standard deviation over seeds.",
     ]
-    why = sorted({c.missing for c in table.cells.values() if c.missing})
-    more = [f"– : and {len(why) - SHOWN_REASONS} more."] if len(why) > SHOWN_REASONS else []
-    return "\n".join([*lines, *(f"– : {reason}." for reason in why[:SHOWN_REASONS]), *more]) + "\n"
+    reasons = sorted({c.missing for c in table.cells.values() if c.missing})
+    more = [f"– : and {len(reasons) - SHOWN_REASONS} more."] if len(reasons) > SHOWN_REASONS else []
+    return "\n".join([*lines, *(f"– : {reason}." for reason in reasons[:SHOWN_REASONS]), *more]) + "\n"
 
 
 def as_csv(table: Table) -> str:
@@ -184,7 +196,10 @@ def as_json(table: Table) -> str:
         }
         for (row, column), value in table.cells.items()
     ]
-    return json.dumps({"table": table.name, "title": table.spec.title, "scale": table.size, "cells": cells}, indent=1) + "\n"
+    return (
+        json.dumps({"table": table.name, "title": table.spec.title, "scale": table.size, "cells": cells}, indent=1)
+        + "\n"
+    )
 
 
 FORMATS = {"md": markdown, "csv": as_csv, "json": as_json}
@@ -199,12 +214,3 @@ def render(table: Table, folder: Path) -> list[Path]:
         store.write_atomically(path, text(table))
         paths.append(path)
     return paths
-
-
-def graph_of(spec: Spec, made: Mapping[tuple[str, int], Experiment], stages: Mapping[str, Stage], root: Path) -> tuple[Graph, list[Node]]:
-    return plan.build(stages, root, wanted(spec, made))
-
-
-def any_of(made: Mapping[Any, Experiment]) -> Experiment:
-    """Run and log settings are the same for all."""
-    return next(iter(made.values()))

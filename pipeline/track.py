@@ -1,5 +1,5 @@
-"""What happened, for people: JSON lines always, W&B by mode, a progress file for the live line. Nothing reads any of it back into
-a result, and no failure of it stops a stage.
+"""What happened, for people: JSON lines always, W&B by mode, a progress file for the live line. Nothing reads any
+of it back into a result, and no failure of it stops a stage.
 """
 
 import json
@@ -7,9 +7,9 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
-from pipeline.config import Log
+from pipeline.experiment import Log
 from pipeline.stage import Sections, plain
 
 
@@ -24,12 +24,16 @@ class Track:
         self.every = x.log.every
         self._began, self._first, self._shown = time.monotonic(), step, 0.0
         path = self.folder / "metrics.jsonl"
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if path.exists() else []
+        kept = (
+            [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+            if path.exists()
+            else []
+        )
         path.write_text("".join(f"{line}\n" for line in kept))
         self._file = path.open("a", buffering=1)
         self._wandb = open_wandb(x, x.log, out.parent) if x.log.mode != "disabled" else None
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
         rounded = {name: float(value) for name, value in metrics.items()}
         self._file.write(json.dumps({"step": step, "time": time.time(), **rounded}) + "\n")
         if self._wandb is not None:

@@ -1,10 +1,12 @@
-"""One stage with what it needs: `scripts/run.py stage=rm loss=norm_bt seed=0`; with `-m loss=bt,bsr seed=0,1` a sweep.
+"""One stage with what it needs: `scripts/run.py stage=rm loss=norm_bt seed=0`; with `-m loss=bt,bsr seed=0,1` a
+sweep.
 
-Hydra's basic launcher calls `main` for each combination; they are collected and run as one graph, so that shared inputs are made
-once and what can go side by side does.
+Hydra's basic launcher calls `main` for each combination; they are collected and run as one graph, so that shared
+inputs are made once and what can go side by side does.
 """
 
 import sys
+from typing import Any, cast
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -20,7 +22,7 @@ ACTION: set[str] = set()
 def main(cfg: DictConfig) -> None:
     with actions.kind_errors():
         config.check(not OmegaConf.is_missing(cfg, "stage"), "stage", "???", "required; say which, e.g. stage=rm")
-        values = OmegaConf.to_container(cfg, resolve=True)
+        values = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
         WANTED.append((cfg.stage, config.from_values({k: v for k, v in values.items() if k not in OWN})))
         ACTION.add(cfg.action)
 

@@ -1,17 +1,28 @@
 """The graph of the whole pipeline on one screen: what each stage reads, and which artefacts it needs.
 
-Functions return (stage, experiment) pairs: a stage asks for an artefact by the experiment that describes it. The code of a stage
-is the module of the same name, imported inside the job only.
+Functions return (stage, experiment) pairs: a stage asks for an artefact by the experiment that describes it. The
+code of a stage is the module of the same name, imported inside the job only.
 """
 
 from dataclasses import replace
 
-from pipeline.config import Experiment, Source, seeded
+from pipeline.experiment import Experiment, Source
 from pipeline.stage import Needs, Stage
 
 
 def data(x: Experiment, source: Source, seed: int) -> tuple[str, Experiment]:
-    return "data", replace(x, source=seeded(source, seed))
+    """Rows of the world are drawn anew for each seed; a hub data set is what it is."""
+    return "data", replace(x, source=replace(source, seed=seed) if source.kind == "world" else source)
+
+
+def readable(x: Experiment) -> str | None:
+    hub = x.source is not None and x.source.kind == "hub"
+    return "hub data sets cannot be read yet; scale=micro and scale=smoke need none" if hub else None
+
+
+def source_slug(x: Experiment) -> str:
+    assert x.source is not None, "whoever needs data says which"
+    return x.source.part if x.source.seed is None else f"{x.source.part}-s{x.source.seed}"
 
 
 def replica(x: Experiment) -> int:
@@ -45,6 +56,22 @@ def judge(x: Experiment) -> Needs:
     return {"policy": ("generate", x), "baseline": ("generate", baseline)}
 
 
+def judged(x: Experiment) -> Needs:
+    return {"judge": ("judge", x)}
+
+
+def scored(x: Experiment) -> Needs:
+    return {"rm": ("rm", x), **benchmarks(x)}
+
+
+def measured(x: Experiment) -> Needs:
+    return {"score": ("score", x), **benchmarks(x)}
+
+
+def with_loss(x: Experiment) -> str:
+    return f"{x.loss['name']}-s{x.seed}"
+
+
 def trained_on(x: Experiment) -> str:
     return x.loss["name"] if x.rloo.reward == "rm" else "gold"  # type: ignore[return-value]  # a name is text
 
@@ -56,14 +83,14 @@ def sampled_from(x: Experiment) -> str:
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("data", 1, reads=("source", "world"), needs=lambda x: {}, slug=lambda x: f"{x.source.part}-s{x.source.seed}"),
+        Stage("data", 1, reads=("source", "world"), needs=lambda x: {}, slug=source_slug, ready=readable),
         Stage("sft", 1, reads=("model", "sft", "compute"), needs=sft, slug=lambda x: f"r{replica(x)}"),
-        Stage("rm", 1, reads=("seed", "rm", "loss", "compute"), needs=rm, slug=lambda x: f"{x.loss['name']}-s{x.seed}"),
-        Stage("score", 1, reads=("compute",), needs=lambda x: {"rm": ("rm", x), **benchmarks(x)}, slug=lambda x: f"{x.loss['name']}-s{x.seed}"),
-        Stage("bench", 1, reads=(), needs=lambda x: {"score": ("score", x), **benchmarks(x)}, slug=lambda x: f"{x.loss['name']}-s{x.seed}"),
+        Stage("rm", 1, reads=("seed", "rm", "loss", "compute"), needs=rm, slug=with_loss),
+        Stage("score", 1, reads=("compute",), needs=scored, slug=with_loss),
+        Stage("bench", 1, reads=(), needs=measured, slug=with_loss),
         Stage("rloo", 1, reads=("seed", "rloo", "compute"), needs=rloo, slug=lambda x: f"{trained_on(x)}-s{x.seed}"),
         Stage("generate", 1, reads=("seed", "generate", "compute"), needs=generate, slug=sampled_from),
         Stage("judge", 1, reads=("judge",), needs=judge, slug=sampled_from),
-        Stage("alpaca_eval", 1, reads=(), needs=lambda x: {"judge": ("judge", x)}, slug=sampled_from),
+        Stage("alpaca_eval", 1, reads=(), needs=judged, slug=sampled_from),
     )
 }

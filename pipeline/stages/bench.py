@@ -23,7 +23,10 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     for name in sorted(set(inputs) - {"score"}):
         data = rows.read(inputs[name])
         metrics |= {f"{name}/{key}": value for key, value in BENCHMARKS[name](data, rewards[name]).items()}
-        examples += [{"set": name, "id": row["id"], "cluster": row["cluster"], "rewards": rewards[name][row["id"]]} for row in data]
+        examples += [
+            {"set": name, "id": row["id"], "cluster": row["cluster"], "rewards": rewards[name][row["id"]]}
+            for row in data
+        ]
     rows.write(out, examples, "examples")
     return metrics
 

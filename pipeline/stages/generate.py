@@ -24,13 +24,15 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
             chat.prompts(tokenizer, [rows.prompt_of(row) for row in part]),
             max_new=x.generate.max_new,
             temperature=x.generate.temperature,
-            eos=tokenizer.eos_token_id,
+            eos=chat.eos(tokenizer),
             generator=torch.Generator().manual_seed(derive(x.seed, "generate", start)),
         )
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
         for row, ids, text in zip(part, answers, texts, strict=True):
-            ended = ids[-1] == tokenizer.eos_token_id
-            made.append({"id": row["id"], "prompt": rows.prompt_of(row), "output": text, "ended": ended, "tokens": len(ids)})
+            ended = ids[-1] == chat.eos(tokenizer)
+            made.append(
+                {"id": row["id"], "prompt": rows.prompt_of(row), "output": text, "ended": ended, "tokens": len(ids)}
+            )
     rows.write(out, made)
     n = len(made)
     return {"responses": n, "tokens": sum(r["tokens"] for r in made) / n, "ended": sum(r["ended"] for r in made) / n}

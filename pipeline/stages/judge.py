@@ -1,4 +1,5 @@
-"""Which of two answers is better, by the gold reward: a preference in [1, 2], 2 for the policy, as AlpacaEval's annotators give."""
+"""Which of two answers is better, by the gold reward: a preference in [1, 2], 2 for the policy, as AlpacaEval's
+annotators give."""
 
 import math
 from pathlib import Path

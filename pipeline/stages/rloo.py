@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline import chat, models, packing, rows, scoring, world
 from pipeline.advantages import leave_one_out
 from pipeline.checkpoint import Checkpoints
-from pipeline.config import Rloo
+from pipeline.experiment import Rloo
 from pipeline.fit import fit
 from pipeline.order import step_rows
 from pipeline.packing import Group
@@ -29,7 +29,7 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     reference = copy.deepcopy(policy).eval()
     prompts = [rows.prompt_of(row) for row in rows.read(inputs["data"])]
     reward = whitened(x, inputs, reference, tokenizer, prompts)
-    eos = tokenizer.eos_token_id
+    eos = chat.eos(tokenizer)
     curve: list[dict[str, float]] = []
 
     def update(step: int) -> dict[str, Tensor | float]:
@@ -57,7 +57,15 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
         return dict(curve[-1])
 
     steps = x.rloo.steps
-    fit(policy, update, steps, x.rloo.optim, Checkpoints(out, x.run), lambda at: Track(x, out, steps, at), {"curve": curve})
+    fit(
+        policy,
+        update,
+        steps,
+        x.rloo.optim,
+        Checkpoints(out, x.run),
+        lambda at: Track(x, out, steps, at),
+        {"curve": curve},
+    )
     models.save(policy, tokenizer, out)
     (out / "curve.json").write_text(json.dumps(curve))
     return {f"final_{name}": value for name, value in curve[-1].items()}
@@ -101,7 +109,7 @@ def rollout(
         cues,
         max_new=settings.max_new,
         temperature=settings.temperature,
-        eos=tokenizer.eos_token_id,
+        eos=chat.eos(tokenizer),
         generator=torch.Generator().manual_seed(seed),
     )
     return cues, answers

@@ -48,7 +48,7 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
         "accuracy_train": mean(late, "accuracy"),
         "batch_mean": sum(abs(row["batch_mean"]) for row in late) / len(late),
         "distance": mean(late, "distance"),
-        "head_norm": float(models.head(model).weight.norm()),
+        "head_norm": float(models.head(model).weight.detach().norm()),
         "head_gradient_error": gradient_error,
         "pairs": len(pairs),
         "dropped": dropped,
@@ -56,7 +56,8 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, data: Sequence[Row], limit: int) -> tuple[list[Group], int]:
-    """Pairs as groups of (chosen, rejected). Identical and overlong pairs teach nothing or something else: dropped and counted."""
+    """Pairs as groups of (chosen, rejected). Identical and overlong pairs teach nothing or something else: dropped
+    and counted."""
     prompts = [rows.prompt_of(row) for row in data]
     chosen = chat.answered(tokenizer, prompts, [row["chosen"] for row in data])
     rejected = chat.answered(tokenizer, prompts, [row["rejected"] for row in data])
@@ -95,14 +96,15 @@ def observe(s: PairScores, value: Tensor) -> dict[str, float]:
 
 
 def head_gradient_error(model: PreTrainedModel, groups: Sequence[Group], tokens: int) -> float:
-    """Largest relative difference between autograd's gradient of the BT loss for the head and σ(−Δ)(h_l − h_w) averaged: the
-    identity that both papers start from (BSR eq. 19, NormBT eq. 6). A check of this very model, not an assumption."""
+    """Largest relative difference between autograd's gradient of the BT loss for the head and σ(−Δ)(h_l − h_w)
+    averaged: the identity that both papers start from (BSR eq. 19, NormBT eq. 6). A check of this very model, not
+    an assumption."""
     with torch.no_grad():
         s = forward(model, groups, tokens)
     weight = models.head(model).weight.detach().squeeze(0).requires_grad_()
     scored = PairScores(s.h_chosen @ weight, s.h_rejected @ weight, s.h_chosen, s.h_rejected)
     (by_autograd,) = torch.autograd.grad(losses.bt(scored), weight)
-    closed = (torch.sigmoid(-s.delta)[:, None] * (s.h_rejected - s.h_chosen)).mean(0)
+    closed = (torch.sigmoid(-scored.delta.detach())[:, None] * (s.h_rejected - s.h_chosen)).mean(0)
     return float((by_autograd - closed).abs().max() / closed.abs().max())
 
 

@@ -1,4 +1,5 @@
-"""Supervised fine-tuning of a causal language model on conversations; the artefact is an ordinary Hugging Face folder."""
+"""Supervised fine-tuning of a causal language model on conversations; the artefact is an ordinary Hugging Face
+folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline import chat, models, order, packing, rows
 from pipeline.checkpoint import Checkpoints
-from pipeline.config import Model
+from pipeline.experiment import Model
 from pipeline.fit import fit
 from pipeline.packing import Group
 from pipeline.rows import Row
@@ -34,10 +35,9 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     seed = x.sft.seed
     model, tokenizer = models.base(x.model, derive(seed, "sft", "init"))
     samples, too_long = encode(tokenizer, rows.read(inputs["data"]), x.sft.max_length)
-    tokens = 0
+    steps = x.sft.steps or x.sft.epochs * (len(samples) // x.sft.batch)
 
     def update(step: int) -> dict[str, Tensor | float]:
-        nonlocal tokens
         batch = [samples[i] for i in order.step_rows(len(samples), x.sft.batch, derive(seed, "sft"), step)]
         total = sum(sum(s.weights) for s in batch)
         loss = torch.zeros(())
@@ -45,10 +45,9 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
             part = weighted_loss(model, groups, [batch[i].weights for i in at]) / total
             part.backward()
             loss += part.detach()
-            tokens += sum(len(g.prompt) + len(g.responses[0]) for g in groups)
         return {"loss": loss}
 
-    fit(model, update, x.sft.steps, x.sft.optim, Checkpoints(out, x.run), lambda step: Track(x, out, x.sft.steps, step))
+    fit(model, update, steps, x.sft.optim, Checkpoints(out, x.run), lambda step: Track(x, out, steps, step))
     final = mean_loss(model, samples[: 32 * x.sft.batch], x.run.micro_tokens)
     spread(x.model, model, samples, seed)
     models.save(model, tokenizer, out)
@@ -56,8 +55,9 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, data: Sequence[Row], limit: int) -> tuple[list[Sample], int]:
-    """Token ids and weights of every conversation. A weighted user turn is learned by its first token, the verdict, and ends the
-    sample: the rest of it would teach nothing. Conversations over the limit are left out and counted."""
+    """Token ids and weights of every conversation. A weighted user turn is learned by its first token, the verdict,
+    and ends the sample: the rest of it would teach nothing. Conversations over the limit are left out and
+    counted."""
     cues = chat.prompts(tokenizer, [row["messages"][0]["content"] for row in data])
     answers = chat.ids(tokenizer, [row["messages"][:2] for row in data])
     whole = chat.ids(tokenizer, [row["messages"] for row in data])

@@ -1,0 +1,116 @@
+"""Why an artefact has to be made, in words: compared with the nearest one of its stage that exists."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline import store
+from pipeline.config import leaves
+from pipeline.plan import Graph, Node
+
+
+def explain_all(graph: Graph, root: Path) -> None:
+    """Writes into each node that has to run why it has to."""
+    past = Past(root)
+    for node in graph.values():
+        if node.state == "run":
+            node.why = explain(node, past)
+
+
+class Past:
+    """Manifests of the store by stage and slug, read when first asked for."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._stages: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        self.causes: dict[str, list[str]] = {}  # by key: a cause is told for everything below it
+
+    def nearest(self, node: Node) -> dict[str, Any] | None:
+        """Of the same slug the one with the fewest other settings and inputs; without one, none: it is simply new."""
+        same = self.stage(node.stage.name).get(node.slug, [])
+        mine = {*flat(node.sections).items(), *((name, need.key) for name, need in node.inputs.items())}
+        return min(same, key=lambda m: len(mine ^ {*flat(m["sections"]).items(), *input_keys(m).items()}), default=None)
+
+    def stage(self, stage: str) -> dict[str, list[dict[str, Any]]]:
+        if stage not in self._stages:
+            by_slug: dict[str, list[dict[str, Any]]] = {}
+            for path in sorted((self.root / stage).glob(f"*/{store.MANIFEST}")):
+                found = store.manifest(path.parent)
+                if found:
+                    by_slug.setdefault(found["slug"], []).append(found)
+            self._stages[stage] = by_slug
+        return self._stages[stage]
+
+
+def flat(sections: Mapping[str, Any]) -> dict[str, str]:
+    return {key: json.dumps(value) for key, value in leaves(sections).items()}
+
+
+def input_keys(found: Mapping[str, Any]) -> dict[str, str]:
+    return {name: entry["key"] for name, entry in found["inputs"].items()}
+
+
+def explain(node: Node, past: Past) -> list[str]:
+    broken = store.manifest(node.folder)
+    if broken:
+        return [f"damaged: {store.missing_file(node.folder, broken['files'])}"]
+    if (node.folder / "manifest.damaged.json").exists():
+        return ["damaged: its content had changed"]
+    reasons = changes(node, past)
+    checkpoint = sorted((node.folder / "checkpoint").glob("step-*"))
+    if checkpoint:
+        reasons.append(f"will resume at {checkpoint[-1].stem}")
+    error = read_error(node.folder)
+    if error:
+        reasons.append(f"the last attempt failed: {error}")
+    return reasons
+
+
+def changes(node: Node, past: Past) -> list[str]:
+    """What differs from the nearest artefact: its own settings first, then inputs with their causes."""
+    old = past.nearest(node)
+    if old is None:
+        return ["never made"]
+    reasons = own_changes(node, old)
+    by_cause: dict[str, list[str]] = {}
+    for name, child in changed_inputs(node, old).items():
+        by_cause.setdefault("; ".join(causes(child, past)), []).append(name)
+    for cause, names in by_cause.items():
+        reasons.append(f"input{'s' * (len(names) > 1)} {', '.join(names)} changed because {cause}")
+    return reasons or ["no longer in the store"]
+
+
+def causes(node: Node, past: Past) -> list[str]:
+    """Where the change began: settings and versions of this artefact and all above it, each once."""
+    if node.key not in past.causes:
+        old = past.nearest(node)
+        found = own_changes(node, old) if old else [f"{node.name} was never made"]
+        for child in changed_inputs(node, old).values() if old else ():
+            found += causes(child, past)
+        past.causes[node.key] = list(dict.fromkeys(found)) or [f"{node.name} is no longer in the store"]
+    return past.causes[node.key]
+
+
+def own_changes(node: Node, old: Mapping[str, Any]) -> list[str]:
+    version = node.stage.version
+    raised = [f"stage {node.stage.name} version {old['version']} → {version}"] if old["version"] != version else []
+    return raised + setting_changes(old["sections"], node.sections)
+
+
+def changed_inputs(node: Node, old: Mapping[str, Any]) -> dict[str, Node]:
+    keys = input_keys(old)
+    return {name: child for name, child in node.inputs.items() if keys.get(name) != child.key}
+
+
+def setting_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    before, after = leaves(old), leaves(new)
+    keys = [k for k in {**before, **after} if before.get(k) != after.get(k)]
+    return [f"{k} {before.get(k, '(unset)')} → {after.get(k, '(unset)')}" for k in keys]
+
+
+def read_error(folder: Path) -> str | None:
+    try:
+        return json.loads((folder / "log" / "error.json").read_text())["error"]
+    except FileNotFoundError:
+        return None
