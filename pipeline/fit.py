@@ -55,9 +55,8 @@ def fit(
         opt.load_state_dict(saved["optimizer"])
         torch.set_rng_state(saved["rng"])
         restore(extra, saved["extra"])
-    log = track(first)
     module.train()
-    with stopping.stops_between_steps():
+    with track(first) as log, stopping.stops_between_steps():
         for step in range(first, steps):
             for group in opt.param_groups:
                 group["lr"] = learning_rate(optim, step, steps)
@@ -80,7 +79,6 @@ def fit(
                     "extra": {name: state_of(value) for name, value in extra.items()},
                 })  # fmt: skip
                 checkpoints.stop_if_asked()
-    log.close()
     module.eval()
 
 

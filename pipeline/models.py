@@ -1,7 +1,4 @@
-"""Causal language models and reward models as transformers' own classes in ordinary folders; nothing is patched.
-
-The tiny ones are built from numbers in the config, with an initialisation that trains fast at that size.
-"""
+"""Causal language models and reward models as transformers' own classes in ordinary folders; nothing is patched."""
 
 import math
 from pathlib import Path
@@ -13,82 +10,15 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
 )
 from transformers.utils import logging
 
-from pipeline.experiment import Model
 from pipeline.packing import Layout
-from pipeline.world import tokenizer as world_tokenizer
 
-FAMILIES: dict[str, tuple[type, type]] = {
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-}
 logging.disable_progress_bar()
 logging.set_verbosity_error()  # a fresh score head and an unused LM head are meant
-
-
-def base(model: Model, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model that SFT starts from, and its tokenizer."""
-    if model.source == "tiny":
-        tokenizer = tiny_tokenizer(model)
-        return tiny(model, tokenizer, seed), tokenizer
-    assert model.id is not None, "Model checks it"
-    tokenizer = AutoTokenizer.from_pretrained(model.id, revision=model.revision)
-    return AutoModelForCausalLM.from_pretrained(model.id, revision=model.revision, dtype=torch.float32), tokenizer
-
-
-def tiny_tokenizer(model: Model) -> PreTrainedTokenizerBase:
-    """A byte-level BPE trained on the world's text."""
-    return PreTrainedTokenizerFast(
-        tokenizer_object=world_tokenizer.train(model.vocab or 0),
-        pad_token="<pad>",
-        bos_token="<bos>",
-        eos_token="<eos>",
-        chat_template=world_tokenizer.CHAT_TEMPLATE,
-        model_max_length=model.positions,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def tiny(model: Model, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    config_class, model_class = FAMILIES[model.family or ""]
-    config = config_class(
-        vocab_size=len(tokenizer),
-        hidden_size=model.hidden,
-        intermediate_size=model.mlp,
-        num_hidden_layers=model.layers,
-        num_attention_heads=model.heads,
-        num_key_value_heads=model.heads,
-        max_position_embeddings=model.positions,
-        tie_word_embeddings=False,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    lm = model_class(config)
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in lm.named_parameters():
-        if parameter.dim() == 2:
-            nn.init.normal_(parameter, std=initial_std(name, parameter, config.num_hidden_layers), generator=generator)
-    return lm
-
-
-def initial_std(name: str, parameter: Tensor, layers: int) -> float:
-    """1/√fan-in; output projections also / √(2 layers); embeddings large, head small."""
-    if "embed_tokens" in name:
-        return 0.5
-    if "lm_head" in name:
-        return 0.02
-    residual = "o_proj" in name or "down_proj" in name
-    return parameter.shape[1] ** -0.5 * ((2 * layers) ** -0.5 if residual else 1.0)
 
 
 def load_lm(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

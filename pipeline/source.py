@@ -11,6 +11,7 @@ from pipeline.plan import Graph
 
 PLUMBING = {
     "config.py",
+    "experiment.py",
     "stage.py",
     "track.py",
     "checkpoint.py",

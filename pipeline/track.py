@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any, Self, SupportsFloat
 
 from pipeline.experiment import Log
 from pipeline.stage import Sections, plain
@@ -49,10 +49,13 @@ class Track:
         staged.write_text(json.dumps({"step": step, "total": self.total, "rate": rate}))
         staged.rename(self.folder / "progress.json")
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._file.close()
         if self._wandb is not None:
-            attempt(lambda run: run.finish(quiet=True), self._wandb)
+            attempt(lambda run: run.finish(), self._wandb)
 
 
 def open_wandb(x: Sections, log: Log, folder: Path) -> Any:

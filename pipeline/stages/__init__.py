@@ -12,7 +12,9 @@ from pipeline.stage import Needs, Stage
 
 def data(x: Experiment, source: Source, seed: int) -> tuple[str, Experiment]:
     """Rows of the world are drawn anew for each seed; a hub data set is what it is."""
-    return "data", replace(x, source=replace(source, seed=seed) if source.kind == "world" else source)
+    if source.kind == "hub" or x.world is None:
+        return "data", replace(x, source=source, world=None)
+    return "data", replace(x, source=replace(source, seed=seed), world=x.world.for_part(source.part))
 
 
 def readable(x: Experiment) -> str | None:

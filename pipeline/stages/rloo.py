@@ -47,7 +47,7 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
         loss = -(advantage * logp).mean()
         loss.backward()
         curve.append({
-            "loss": float(loss),
+            "loss": float(loss.detach()),
             "reward": float(score.mean()),
             "kl": float(kl.mean()),
             "tokens": sum(map(len, answers)) / len(answers),

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline import chat, models, order, packing, rows
+from pipeline import base, chat, models, order, packing, rows
 from pipeline.checkpoint import Checkpoints
 from pipeline.experiment import Model
 from pipeline.fit import fit
@@ -33,7 +33,7 @@ class Sample:
 
 def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     seed = x.sft.seed
-    model, tokenizer = models.base(x.model, derive(seed, "sft", "init"))
+    model, tokenizer = base.make(x.model, derive(seed, "sft", "init"))
     samples, too_long = encode(tokenizer, rows.read(inputs["data"]), x.sft.max_length)
     steps = x.sft.steps or x.sft.epochs * (len(samples) // x.sft.batch)
 

@@ -1,0 +1,81 @@
+SHELL := bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+PY := .venv/bin/python
+EXTRAS ?= dev
+SCALE ?= micro
+TABLE ?= cross
+ARGS ?=
+# Overrides pass through: make reproduce-table-cross SCALE=small ARGS='seed=7 run.jobs=4'
+TABLES := $(PY) scripts/reproduce.py scale=$(SCALE) $(ARGS)
+STAGE := $(PY) scripts/run.py scale=$(SCALE) $(ARGS)
+
+help: ## This list
+	@awk -F":.*## " '/^[a-z% -]+:.*## /{printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/ready ## Make .venv with pinned versions (1.8 GB; several more with the CUDA build of torch)
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v < (3, 11) and sys.exit(f"Python 3.11 is needed, {v[0]}.{v[1]} found: say make PYTHON=python3.11"); v[:2] == (3, 11) or print(f"warning: tested on Python 3.11 only, not {v[0]}.{v[1]}")'
+	@echo "installing into .venv: about 1.8 GB, several more with the CUDA build of torch"
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+smoke: .venv/ready ## The whole chain in its smallest size, and facts that must hold at any size
+	$(PY) scripts/reproduce.py table=cross scale=smoke seed=0 $(ARGS)
+	$(PY) scripts/reproduce.py table=cross scale=smoke seed=0 action=facts $(ARGS)
+
+reproduce: reproduce-table-cross ## Everything at scale micro: data, SFT, reward models, policies, results/
+
+reproduce-table-%: .venv/ready ## One table, e.g. reproduce-table-cross
+	$(TABLES) table=$*
+
+plan-%: .venv/ready ## What a table would run, and why
+	$(TABLES) table=$* action=plan
+
+status: .venv/ready ## Where every artefact of TABLE stands
+	$(TABLES) table=$(TABLE) action=status
+
+render: .venv/ready ## TABLE from what is there
+	$(TABLES) table=$(TABLE) action=render
+
+sft rm rloo: .venv/ready ## One stage with what it needs: make rm ARGS='loss=bsr seed=1'; sweep: ARGS='-m loss=bt,bsr seed=0,1'
+	$(STAGE) stage=$@
+
+eval: .venv/ready ## The benchmarks of one reward model
+	$(STAGE) stage=bench
+
+alpaca: .venv/ready ## The win rate of one policy
+	$(STAGE) stage=alpaca_eval
+
+verify: .venv/ready ## Re-read every artefact; damaged ones are no longer done
+	$(TABLES) table=$(TABLE) action=verify
+
+gc: .venv/ready ## What no table reaches; ARGS=yes=true deletes it
+	$(TABLES) table=$(TABLE) action=gc
+
+wandb-sync: .venv/ready ## Upload runs made with log.mode=offline
+	@shopt -s nullglob; runs=(results/runs/*/*/log/wandb/offline-run-*); [ $${#runs[@]} -gt 0 ] || { echo "no offline runs: make some with ARGS=log.mode=offline"; exit 1; }; .venv/bin/wandb sync "$${runs[@]}"
+
+test: .venv/ready ## The fast tests
+	$(PY) -m pytest -n 2 -m 'not slow'
+
+test-slow: .venv/ready ## The kill tests
+	$(PY) -m pytest -m slow
+
+lint: .venv/ready ## ruff and pyright
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pyright
+
+bench: .venv/ready ## Measure; BENCH=name for one
+	$(PY) benchmarks/engine.py
+
+clean-runs: ## Delete results/runs; say YES=1
+	@[ "$(YES)" = 1 ] || { du -sh results/runs 2>/dev/null || true; echo "make clean-runs YES=1 deletes it"; exit 1; }
+	rm -rf results/runs
+
+.PHONY: help setup smoke reproduce status render sft rm rloo eval alpaca verify gc wandb-sync test test-slow lint bench clean-runs
