@@ -74,8 +74,11 @@ lint: .venv/ready ## ruff and pyright
 bench: .venv/ready ## Measure; BENCH=name for one
 	$(PY) benchmarks/engine.py
 
+readme: ## The current result table into README.md
+	$(PYTHON) scripts/readme.py
+
 clean-runs: ## Delete results/runs; say YES=1
 	@[ "$(YES)" = 1 ] || { du -sh results/runs 2>/dev/null || true; echo "make clean-runs YES=1 deletes it"; exit 1; }
 	rm -rf results/runs
 
-.PHONY: help setup smoke reproduce status render sft rm rloo eval alpaca verify gc wandb-sync test test-slow lint bench clean-runs
+.PHONY: help setup smoke reproduce status render sft rm rloo eval alpaca verify gc wandb-sync test test-slow lint bench readme clean-runs

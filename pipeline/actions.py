@@ -12,7 +12,8 @@ import yaml
 
 from pipeline import config, dispatch, facts, plan, show, table, why
 from pipeline.config import PROJECT, check_first_names, closest
-from pipeline.experiment import ConfigError, Experiment, check
+from pipeline.errors import ConfigError, check
+from pipeline.experiment import Experiment
 from pipeline.plan import Graph, Node
 from pipeline.stages import STAGES
 

@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pipeline.experiment import ConfigError, Experiment, Scalar, check
+from pipeline.errors import ConfigError, check
+from pipeline.experiment import Experiment, Scalar
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONF = PROJECT / "conf"
@@ -49,7 +50,10 @@ def build(cls: type[T], values: object, at: str = "") -> T:
             made[field.name] = None
         elif field.default is field.default_factory:  # both are MISSING: there is no default
             raise ConfigError(key, None, "missing and has no default")
-    return cls(**made)
+    try:
+        return cls(**made)
+    except ConfigError as e:
+        raise ConfigError(dotted(at, e.key), e.value, e.remedy) from e
 
 
 def dotted(at: str, key: str) -> str:

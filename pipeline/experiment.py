@@ -3,21 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.errors import check
 from pipeline.world.spec import World
 
 Scalar = int | float | str | bool | None
-
-
-class ConfigError(ValueError):
-    """A wrong setting: which key, which value, and what to do about it."""
-
-    def __init__(self, key: str, value: object, remedy: str):
-        super().__init__(f"{key} = {value!r}: {remedy}")
-
-
-def check(condition: bool, key: str, value: object, remedy: str) -> None:
-    if not condition:
-        raise ConfigError(key, value, remedy)
 
 
 @dataclass(frozen=True)
@@ -39,12 +28,12 @@ class Model:
         sizes = ("family", "hidden", "layers", "heads", "mlp", "vocab", "positions")
         wanted = sizes if self.source == "tiny" else ("id", "revision")
         for name in wanted:
-            check(getattr(self, name) is not None, f"model.{name}", None, f"model.source={self.source} needs it")
+            check(getattr(self, name) is not None, name, None, f"source={self.source} needs it")
         for name in (*sizes, "gain_spread", "gain_norm") if self.source == "hub" else ("id", "revision"):
             value = getattr(self, name)
-            check(value is None, f"model.{name}", value, f"has no meaning with model.source={self.source}; remove it")
+            check(value is None, name, value, f"has no meaning with source={self.source}; remove it")
         if self.hidden is not None and self.heads is not None:
-            check(self.hidden % self.heads == 0, "model.heads", self.heads, f"must divide model.hidden={self.hidden}")
+            check(self.hidden % self.heads == 0, "heads", self.heads, f"must divide hidden={self.hidden}")
 
 
 @dataclass(frozen=True)
@@ -60,13 +49,12 @@ class Source:
     split: str | None = None
 
     def __post_init__(self) -> None:
-        at = f"data.{self.part}"
         if self.kind == "world":
-            check(self.n is not None and self.n > 0, f"{at}.n", self.n, "the world needs a positive number of rows")
-            check(self.id is None, f"{at}.id", self.id, "has no meaning with kind=world; remove it")
+            check(self.n is not None and self.n > 0, "n", self.n, "the world needs a positive number of rows")
+            check(self.id is None, "id", self.id, "has no meaning with kind=world; remove it")
         else:
             for name in ("id", "revision", "split"):
-                check(getattr(self, name) is not None, f"{at}.{name}", None, "kind=hub needs it")
+                check(getattr(self, name) is not None, name, None, "kind=hub needs it")
 
 
 @dataclass(frozen=True)
@@ -92,10 +80,10 @@ class Optim:
     clip: float
 
     def __post_init__(self) -> None:
-        check(self.lr > 0, "optim.lr", self.lr, "must be positive")
-        check(0 <= self.warmup < 1, "optim.warmup", self.warmup, "is a share of the steps: 0 <= warmup < 1")
-        check(len(self.betas) == 2, "optim.betas", self.betas, "must be two numbers")
-        check(self.clip > 0, "optim.clip", self.clip, "must be positive")
+        check(self.lr > 0, "lr", self.lr, "must be positive")
+        check(0 <= self.warmup < 1, "warmup", self.warmup, "is a share of the steps: 0 <= warmup < 1")
+        check(len(self.betas) == 2, "betas", self.betas, "must be two numbers")
+        check(self.clip > 0, "clip", self.clip, "must be positive")
 
 
 @dataclass(frozen=True)
@@ -109,9 +97,9 @@ class Sft:
 
     def __post_init__(self) -> None:
         lengths = (self.steps, self.epochs)
-        check(lengths.count(None) == 1, "sft.steps, sft.epochs", lengths, "say one of them and set the other to null")
-        check((self.steps or self.epochs or 0) > 0, "sft.steps, sft.epochs", lengths, "must be positive")
-        check(self.batch > 0, "sft.batch", self.batch, "must be positive")
+        check(lengths.count(None) == 1, "steps, epochs", lengths, "say one of them and set the other to null")
+        check((self.steps or self.epochs or 0) > 0, "steps, epochs", lengths, "must be positive")
+        check(self.batch > 0, "batch", self.batch, "must be positive")
 
 
 @dataclass(frozen=True)
@@ -123,7 +111,7 @@ class Rm:
     head_init: Literal["stiennon", "hf", "reference"]  # std 1/sqrt(d+1) | model's initializer_range | 1/sqrt(d)
 
     def __post_init__(self) -> None:
-        check(self.epochs > 0 and self.batch > 0, "rm.epochs, rm.batch", (self.epochs, self.batch), "must be positive")
+        check(self.epochs > 0 and self.batch > 0, "epochs, batch", (self.epochs, self.batch), "must be positive")
 
 
 @dataclass(frozen=True)
@@ -141,9 +129,9 @@ class Rloo:
     optim: Optim
 
     def __post_init__(self) -> None:
-        check(self.k >= 2, "rloo.k", self.k, "leave-one-out needs at least two responses to a prompt")
-        check(self.temperature > 0, "rloo.temperature", self.temperature, "sampling needs a positive temperature")
-        check(self.kl >= 0, "rloo.kl", self.kl, "must not be negative")
+        check(self.k >= 2, "k", self.k, "leave-one-out needs at least two responses to a prompt")
+        check(self.temperature > 0, "temperature", self.temperature, "sampling needs a positive temperature")
+        check(self.kl >= 0, "kl", self.kl, "must not be negative")
 
 
 @dataclass(frozen=True)
@@ -159,7 +147,7 @@ class Judge:
     temperature: float  # P(policy preferred) = sigmoid(gold difference / temperature)
 
     def __post_init__(self) -> None:
-        check(self.temperature > 0, "judge.temperature", self.temperature, "must be positive")
+        check(self.temperature > 0, "temperature", self.temperature, "must be positive")
 
 
 @dataclass(frozen=True)
@@ -170,7 +158,7 @@ class Compute:
     precision: Literal["fp32"]
 
     def __post_init__(self) -> None:
-        check(self.threads >= 1, "compute.threads", self.threads, "must be at least 1")
+        check(self.threads >= 1, "threads", self.threads, "must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -187,12 +175,12 @@ class Run:
     lock_seconds: float  # without a heartbeat for so long, another host's lock is dead
 
     def __post_init__(self) -> None:
-        check(self.jobs is None or self.jobs >= 1, "run.jobs", self.jobs, "must be at least 1, or null for all cores")
+        check(self.jobs is None or self.jobs >= 1, "jobs", self.jobs, "must be at least 1, or null for all cores")
         for name in ("checkpoint_steps", "stop_after_steps"):
             steps = getattr(self, name)
-            check(steps is None or steps >= 1, f"run.{name}", steps, "must be at least 1, or null")
+            check(steps is None or steps >= 1, name, steps, "must be at least 1, or null")
         for name in ("checkpoint_seconds", "micro_tokens", "progress_seconds", "lock_seconds"):
-            check(getattr(self, name) > 0, f"run.{name}", getattr(self, name), "must be positive")
+            check(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
 
 
 @dataclass(frozen=True)

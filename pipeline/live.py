@@ -48,5 +48,6 @@ def doing(node: Node) -> str:
     text = f"{node.name} {at['step']}/{at['total']}"
     if at["rate"]:
         left = (at["total"] - at["step"]) / at["rate"]
-        text += f" {at['rate']:.3g}/s {left // 60:.0f}:{left % 60:02.0f} left"
+        minutes, seconds = divmod(round(left), 60)
+        text += f" {at['rate']:.3g}/s {minutes}:{seconds:02} left"
     return text

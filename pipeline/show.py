@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline import live, lock, source, store
-from pipeline.experiment import ConfigError
+from pipeline.errors import ConfigError
 from pipeline.plan import Graph, Node
 from pipeline.why import flat, read_error
 

@@ -12,6 +12,7 @@ from pipeline.plan import Graph
 PLUMBING = {
     "config.py",
     "experiment.py",
+    "errors.py",
     "stage.py",
     "track.py",
     "checkpoint.py",

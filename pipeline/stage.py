@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import closest, convert, hints
-from pipeline.experiment import NEVER_HASHED, ConfigError, Experiment, Log, Run
+from pipeline.errors import ConfigError
+from pipeline.experiment import NEVER_HASHED, Experiment, Log, Run
 
 Needs = Mapping[str, tuple[str, Experiment]]  # input name -> (stage, its experiment)
 

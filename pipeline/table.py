@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pipeline import config, plan, store, why
 from pipeline.config import CONF, build, closest, groups
-from pipeline.experiment import ConfigError, Experiment, Scalar, check
+from pipeline.errors import ConfigError, check
+from pipeline.experiment import Experiment, Scalar
 from pipeline.plan import Node
 from pipeline.stage import Stage, find
 

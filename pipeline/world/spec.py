@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.errors import check
+
 READ_BY = {
     "sft": ("critiques", "knowledge", "critique_share", "reply_weight"),
     "preferences": ("near", "temperature", "flip"),
@@ -40,9 +42,7 @@ class World:
     def __post_init__(self) -> None:
         for name in ("critique_share", "near", "flip"):
             value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"world.{name} = {value!r}: is a share of the rows: 0 <= {name} <= 1")
+            check(0 <= value <= 1, name, value, f"is a share of the rows: 0 <= {name} <= 1")
         for name in ("reply_weight", "temperature"):
             value = getattr(self, name)
-            if not value >= 0:
-                raise ValueError(f"world.{name} = {value!r}: must not be negative")
+            check(value >= 0, name, value, "must not be negative")
