@@ -17,10 +17,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from pipeline import job
+from pipeline import job, stopping
 
 PR_SET_PDEATHSIG = 1
 GRACE_SECONDS = 60
@@ -28,7 +29,8 @@ GRACE_SECONDS = 60
 
 def serve(stages: Iterable[str]) -> None:
     for name in stages:
-        importlib.import_module(name)
+        with suppress(Exception):  # the stage's own job meets the same error, and records it
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()  # the children share these pages
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK)
@@ -56,12 +58,16 @@ def serve(stages: Iterable[str]) -> None:
 def start(folder: str) -> int:
     """Forks the child that makes this artefact."""
     server = os.getpid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until the child has a handler of its own
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         return pid
     try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         signal.set_wakeup_fd(-1)
+        stopping.listen()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if os.getppid() != server:
             os._exit(job.STOPPED)
@@ -70,6 +76,8 @@ def start(folder: str) -> int:
         code = job.run(Path(folder))
         sys.stdout.flush()
         sys.stderr.flush()
+    except stopping.Stopped:
+        os._exit(job.STOPPED)
     except BaseException:  # nothing of the server may run on in a child
         import traceback
 
@@ -129,9 +137,13 @@ class Server:
         )
 
     def start(self, folder: Path) -> None:
+        """EOFError if the server itself died."""
         pipe = stream(self.process.stdin)
-        pipe.write(f"{folder}\n".encode())
-        pipe.flush()
+        try:
+            pipe.write(f"{folder}\n".encode())
+            pipe.flush()
+        except BrokenPipeError as e:
+            raise EOFError from e
 
     def ended(self, wait: float) -> list[tuple[Path, int]]:
         """Children that have ended within the next `wait` seconds. EOFError if the server itself died."""
@@ -149,11 +161,12 @@ class Server:
 
     def close(self) -> list[tuple[Path, int]]:
         """Tells the children to save and stop; returns how each ended."""
-        stream(self.process.stdin).close()
-        answers = map(json.loads, stream(self.process.stdout).read().splitlines())
-        ended = [(Path(a["folder"]), a["code"]) for a in answers]
+        with suppress(BrokenPipeError):  # it died; what it could not be told does not matter any more
+            stream(self.process.stdin).close()
+        with stream(self.process.stdout) as pipe:
+            answers = [json.loads(line) for line in pipe.read().splitlines()]
         self.process.wait()
-        return ended
+        return [(Path(a["folder"]), a["code"]) for a in answers]
 
 
 def stream(pipe: IO[bytes] | None) -> IO[bytes]:

@@ -48,7 +48,6 @@ def is_done(folder: Path) -> bool:
 
 
 def attempt(folder: Path, spec: Mapping[str, Any]) -> int:
-    stopping.listen()
     for stale in folder.glob("attempt-*"):
         shutil.rmtree(stale)
     out = folder / f"attempt-{secrets.token_hex(4)}"
@@ -118,4 +117,5 @@ def entry(
 
 
 if __name__ == "__main__":
+    stopping.listen()
     sys.exit(run(Path(os.path.abspath(sys.argv[1]))))
