@@ -15,16 +15,13 @@ class Line:
     def __init__(self, out: TextIO, seconds: float):
         self.out, self.live = out, out.isatty()
         self.every = 0.2 if self.live else seconds
-        self.shown = 0.0
-        self.count = -1
+        self.shown = float("-inf")
 
     def show(self, done: int, total: int, running: Sequence[Node]) -> None:
         now = time.monotonic()
-        if now - self.shown < self.every and (self.live or done == self.count):
+        if now - self.shown < self.every:
             return
-        if done == self.count and now - self.shown < self.every:
-            return
-        self.shown, self.count = now, done
+        self.shown = now
         text = f"[{done}/{total}] " + " · ".join(doing(node) for node in running)
         if self.live:
             width = shutil.get_terminal_size().columns - 1

@@ -18,6 +18,11 @@ class Group:
     prompt: list[int]
     responses: list[list[int]]
 
+    @property
+    def tokens(self) -> int:
+        """Of the sequences that the model has to read, each prompt with each of its responses."""
+        return sum(len(self.prompt) + len(r) for r in self.responses)
+
     def __post_init__(self) -> None:
         assert self.prompt and all(self.responses), "a prompt and each response have at least one token"
 

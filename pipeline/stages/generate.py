@@ -35,4 +35,8 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
             )
     rows.write(out, made)
     n = len(made)
-    return {"responses": n, "tokens": sum(r["tokens"] for r in made) / n, "ended": sum(r["ended"] for r in made) / n}
+    return {
+        "responses": n,
+        "mean_tokens": sum(r["tokens"] for r in made) / n,
+        "ended": sum(r["ended"] for r in made) / n,
+    }

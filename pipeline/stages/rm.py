@@ -51,6 +51,7 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
         "head_norm": float(models.head(model).weight.detach().norm()),
         "head_gradient_error": gradient_error,
         "pairs": len(pairs),
+        "tokens": sum(g.tokens for step in range(steps) for g in batch_of(step)),
         "dropped": dropped,
     }
 

@@ -37,8 +37,11 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     samples, too_long = encode(tokenizer, rows.read(inputs["data"]), x.sft.max_length)
     steps = x.sft.steps or x.sft.epochs * (len(samples) // x.sft.batch)
 
+    def batch_of(step: int) -> list[Sample]:
+        return [samples[i] for i in order.step_rows(len(samples), x.sft.batch, derive(seed, "sft"), step)]
+
     def update(step: int) -> dict[str, Tensor | float]:
-        batch = [samples[i] for i in order.step_rows(len(samples), x.sft.batch, derive(seed, "sft"), step)]
+        batch = batch_of(step)
         total = sum(sum(s.weights) for s in batch)
         loss = torch.zeros(())
         for at, groups in packing.batches([s.group for s in batch], x.run.micro_tokens):
@@ -51,7 +54,8 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     final = mean_loss(model, samples[: 32 * x.sft.batch], x.run.micro_tokens)
     spread(x.model, model, samples, seed)
     models.save(model, tokenizer, out)
-    return {"loss": final, "samples": len(samples), "too_long": too_long}
+    tokens = sum(s.group.tokens for step in range(steps) for s in batch_of(step))
+    return {"loss": final, "samples": len(samples), "too_long": too_long, "tokens": tokens}
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, data: Sequence[Row], limit: int) -> tuple[list[Sample], int]:
