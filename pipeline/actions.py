@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import yaml
 
-from pipeline import config, dispatch, facts, plan, show, table, why
+from pipeline import config, dispatch, facts, lock, plan, show, table, why
 from pipeline.config import PROJECT, check_first_names, closest
 from pipeline.errors import ConfigError, check
 from pipeline.experiment import Experiment
@@ -27,26 +27,32 @@ def kind_errors() -> Iterator[None]:
     try:
         yield
     except ConfigError as e:
-        sys.exit(f"error: {e}")
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
 
 
 def reproduce(arguments: Sequence[str]) -> int:
     """One action on one table, from a command line; returns the exit code."""
     own = {"table": None, "action": "run", "seeds": None, "key": None, "yes": False}
-    check_first_names((a.partition("=")[0] for a in arguments), tuple(own))
+    check_first_names(arguments, tuple(own))
     overrides = []
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if key in own:
-            own[key] = yaml.safe_load(value)
+        if key in ("table", "key"):
+            own[key] = value or None  # as it is: 0123 is a key, not a number
+        elif key in own:
+            own[key] = plain_value(key, value)
         elif key == "seed":
-            check(own["seeds"] is None, "seed", value, "seeds=... is given as well; use one of them")
-            own["seeds"] = [yaml.safe_load(value)]
+            twice = any(a.startswith("seeds=") for a in arguments)
+            check(not twice, "seed", value, "seeds=... is given as well; use one of them")
+            check(value.isdecimal(), "seed", value, "expected a whole number")
+            own["seeds"] = [int(value)]
         else:
             overrides.append(argument)
-    action, key = own["action"], own["key"]
+    action, key, yes = own["action"], own["key"], own["yes"]
     check(own["table"] is not None, "table", None, f"required; say table=..., one of: {', '.join(table.names())}")
     check(action in TABLE_ACTIONS, "action", action, closest(str(action), TABLE_ACTIONS))
+    check(type(yes) is bool, "yes", yes, "expected true or false")
     wanted = Table(own["table"], overrides, seed_list(own["seeds"]))
     if action == "run":
         return wanted.run()
@@ -55,7 +61,7 @@ def reproduce(arguments: Sequence[str]) -> int:
     if action == "facts":
         return hold(wanted.graph)
     if action == "gc":
-        return collect(wanted.root, overrides, own["yes"] is True)
+        return collect(wanted, overrides, yes)
     if action == "verify":
         return verify(wanted.root)
     plan.judge(wanted.graph, wanted.targets)
@@ -67,6 +73,13 @@ def reproduce(arguments: Sequence[str]) -> int:
     }
     say(lines[action]())
     return 0
+
+
+def plain_value(key: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as e:
+        raise ConfigError(key, value, "cannot be read as a value") from e
 
 
 def seed_list(seeds: object) -> list[int] | None:
@@ -100,6 +113,7 @@ class Table:
 
 def stages(wanted: Sequence[tuple[str, Experiment]], asked: set[str]) -> int:
     """One action on single stages."""
+    check(len(asked) == 1, "action", sorted(asked), "one at a time")
     (action,) = asked
     check(action in STAGE_ACTIONS, "action", action, closest(action, STAGE_ACTIONS))
     any_of = wanted[0][1]
@@ -136,19 +150,26 @@ def execute(graph: Graph, targets: Sequence[Node], x: Experiment) -> int:
     jobs = x.run.jobs or max(1, len(os.sched_getaffinity(0)) // x.compute.threads)
     print(f"{todo} to run, {reused} to reuse, {jobs} side by side", flush=True)
     outcome = dispatch.run(graph, targets, x.run, jobs)
-    print(f"made {len(outcome.made)} of {todo}", flush=True)
+    others = f", {len(outcome.found)} by another process" if outcome.found else ""
+    print(f"made {len(outcome.made)} of {todo}{others}", flush=True)
     say(dispatch.summary(outcome), sys.stderr)
     return 0 if outcome.good and not blocked else 1
 
 
-def collect(root: Path, overrides: Sequence[str], yes: bool) -> int:
-    """What no table reaches, at any scale; deleted only on request and only if nobody is making it."""
-    kept: Graph = {}
+def collect(asked: Table, overrides: Sequence[str], yes: bool) -> int:
+    """What no table reaches, at any scale, as configured or with these overrides and seeds. Deleted only on request,
+    and not while somebody is making it."""
+    kept = dict(asked.graph)
     rest = [o for o in overrides if not o.startswith("scale=")]
     for scale in config.groups()["scale"]:
         for name in table.names():
-            kept |= Table(name, [*rest, f"scale={scale}"]).graph
-    unreached = plan.unreachable(root, kept)
+            for settings in ([], rest):
+                kept |= Table(name, [*settings, f"scale={scale}"]).graph
+    unreached = [
+        (folder, size)
+        for folder, size in plan.unreachable(asked.root, kept)
+        if lock.holder(folder, asked.any.run.lock_seconds) is None
+    ]
     if yes:
         for folder, _ in unreached:
             shutil.rmtree(folder)

@@ -5,7 +5,9 @@ composes group choices (slow, cached); plain values are put in place without it.
 """
 
 import difflib
+import itertools
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,9 +24,9 @@ CONF = PROJECT / "conf"
 T = TypeVar("T")
 
 
-def closest(word: str, known: Iterable[str]) -> str:
+def closest(word: object, known: Iterable[str]) -> str:
     known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
 
@@ -84,6 +86,7 @@ def convert(value: object, kind: Any, key: str) -> Any:
         return float(value)
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     check(type(value) is kind, key, value, f"expected {names[kind]}")
+    check(not isinstance(value, float) or math.isfinite(value), key, value, "expected a finite number")
     return value
 
 
@@ -99,12 +102,17 @@ def groups() -> dict[str, tuple[str, ...]]:
     return {p.name: tuple(sorted(f.stem for f in p.glob("*.yaml"))) for p in folders}
 
 
-@cache
 def load_yaml(path: Path) -> dict[str, Any]:
     """A YAML file with OmegaConf's rules (1e-3 is a number, duplicate keys are errors)."""
+    return json.loads(yaml_as_json(path))
+
+
+@cache
+def yaml_as_json(path: Path) -> str:
+    """As text, so that the cache cannot be spoilt by a caller."""
     from omegaconf import OmegaConf
 
-    return typing.cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
+    return json.dumps(OmegaConf.to_container(OmegaConf.load(path)))
 
 
 @cache
@@ -120,8 +128,9 @@ def compose(overrides: tuple[str, ...]) -> str:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return json.dumps(OmegaConf.to_container(hydra_compose("experiment", list(overrides)), resolve=True))
     except (HydraException, OmegaConfBaseException) as e:
-        if overrides:
-            check_overrides(overrides, ())  # says it better, if it is a key or an option
+        check_options(overrides)  # these say it better, if it is an option or a key
+        if any(o.removeprefix("~").split("=", 1)[0] not in groups() for o in overrides):
+            check_overrides(overrides, ())
         raise ConfigError("overrides", " ".join(overrides), str(e).splitlines()[0]) from e
 
 
@@ -171,9 +180,14 @@ def check_loss(loss: Mapping[str, Any]) -> None:
     known = groups()["loss"]
     if name not in known:
         raise ConfigError("loss.name", name, f"no such loss; {closest(str(name), known)}")
-    for key, default in load_yaml(CONF / "loss" / f"{name}.yaml").items():
-        check(isinstance(loss[key], str) == isinstance(default, str), f"loss.{key}", loss[key],
-              f"expected {'text' if isinstance(default, str) else 'a number'}")  # fmt: skip
+    defaults = load_yaml(CONF / "loss" / f"{name}.yaml")
+    for key in loss:
+        if key not in defaults:
+            raise ConfigError(f"loss.{key}", loss[key], f"loss {name} has no such constant; {closest(key, defaults)}")
+    for key, default in defaults.items():
+        check(key in loss, f"loss.{key}", None, f"loss {name} needs it; choose it by its option: loss={name}")
+        kinds, words = ((str,), "text") if isinstance(default, str) else ((int, float), "a number")
+        check(type(loss[key]) in kinds, f"loss.{key}", loss[key], f"expected {words}")
 
 
 def has(key: str, overrides: Sequence[str], settings: Mapping[str, Any]) -> bool:
@@ -192,12 +206,14 @@ def put(values: dict[str, Any], key: str, value: object) -> None:
     at[last] = value
 
 
-def check_first_names(keys: Iterable[str], extra: Sequence[str]) -> None:
-    """Cheap: is the first part of each key known at all?"""
+def check_first_names(arguments: Iterable[str], extra: Sequence[str]) -> None:
+    """Cheap: is each argument a key with a value, and the first part of its key known at all?"""
     known = {*hints(Experiment), *groups(), *extra}
-    for key in keys:
-        if key.split(".")[0] not in known:
-            raise ConfigError(key, "...", f"unknown key; {closest(key.split('.')[0], known)}")
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        check(bool(equals) or key.startswith("~"), "argument", argument, "expected key=value")
+        if key.lstrip("~").split(".")[0] not in known:
+            raise ConfigError(key, value, f"unknown key; {closest(key.split('.')[0], known)}")
 
 
 def leaves(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
@@ -211,23 +227,44 @@ def leaves(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
     return flat
 
 
+def chosen_groups(arguments: Sequence[str]) -> dict[str, list[str]]:
+    """{group: the options that a command line asks for, several in a sweep}."""
+    pairs = (a.partition("=")[::2] for a in arguments)
+    return {key: value.split(",") for key, value in pairs if key in groups()}
+
+
+def check_options(arguments: Sequence[str]) -> None:
+    for key, options in chosen_groups(arguments).items():
+        for option in options:
+            if option not in groups()[key]:
+                raise ConfigError(key, option, f"no such option; {closest(option, groups()[key])}")
+
+
+def known_keys(arguments: Sequence[str]) -> set[str]:
+    """Every key that exists under one of the combinations of options asked for, and the constants of every loss."""
+    chosen = chosen_groups(arguments)
+    without = tuple(a for a in arguments if a.startswith("~") and a[1:] in groups())
+    known: set[str] = set()
+    for options in itertools.product(*chosen.values()):
+        choices = tuple(f"{group}={option}" for group, option in zip(chosen, options, strict=True))
+        known |= set(leaves(json.loads(compose((*without, *choices)))))
+    for option in groups()["loss"]:
+        known |= {f"loss.{key}" for key in load_yaml(CONF / "loss" / f"{option}.yaml")}
+    return known
+
+
 def check_overrides(arguments: Sequence[str], extra: Sequence[str]) -> None:
     """Unknown keys and options of a command line, found before Hydra sees them, since we know what was meant.
 
     `extra` are the script's own keys. Flags and Hydra's own keys pass through."""
-    known = set(leaves(json.loads(compose(())))) | set(extra)
-    for option in groups().get("loss", ()):
-        known |= {f"loss.{key}" for key in load_yaml(CONF / "loss" / f"{option}.yaml")}
+    check_options(arguments)
+    known = known_keys(arguments) | set(extra)
     for argument in arguments:
-        if argument.startswith("-"):
+        if argument.startswith("-") or argument.removeprefix("~") in groups():  # a flag, or a group that is left out
             continue
         key, equals, value = argument.partition("=")
         check(bool(equals), "argument", argument, "expected key=value")
         if key.startswith(("hydra.", "hydra/")):
             continue
-        if key in groups():
-            for option in value.split(","):
-                if option not in groups()[key]:
-                    raise ConfigError(key, option, f"no such option; {closest(option, groups()[key])}")
-        elif key not in known:
+        if key not in known and key not in groups():
             raise ConfigError(key, value, f"unknown key; {closest(key, known | set(groups()))}")

@@ -27,6 +27,7 @@ DAMAGE_LIMIT = 3  # times that one artefact may find an input damaged
 @dataclass
 class Outcome:
     made: list[Node] = field(default_factory=list)
+    found: list[Node] = field(default_factory=list)  # made by another process meanwhile
     failed: dict[str, tuple[Node, str]] = field(default_factory=dict)
     unreached: list[Node] = field(default_factory=list)
     stopped: bool = False
@@ -105,17 +106,22 @@ def run(graph: Graph, targets: Sequence[Node], settings: Run, jobs: int, out: Te
     total = len(schedule.remaining())
     if not total:
         return outcome
-    code = commit()
+    head = commit()
+    sources = {code: source.of(code) for code in sorted({n.stage.code for n in schedule.remaining()})}
     running: dict[Path, Node] = {}
     elsewhere: dict[str, Node] = {}
     damages: Counter[str] = Counter()
+    died = False
     line = Line(out, settings.progress_seconds)
-    server = Server({node.stage.code for node in schedule.remaining()})
+    server = Server(sources)
 
     def ended(folder: Path, exit_code: int) -> None:
         node = running.pop(folder)
         if exit_code == job.DONE:
             outcome.made.append(node)
+            schedule.done(node)
+        elif exit_code == job.THERE:
+            outcome.found.append(node)
             schedule.done(node)
         elif exit_code == job.HELD:
             elsewhere[node.key] = node
@@ -134,39 +140,42 @@ def run(graph: Graph, targets: Sequence[Node], settings: Run, jobs: int, out: Te
         with interrupts() as asked:
             while (running or elsewhere or schedule.ready) and not asked() and not outcome.stopped:
                 while len(running) < jobs and (node := schedule.pop()):
-                    prepare(node, code)
+                    prepare(node, {**head, "source": sources.get(node.stage.code) or source.of(node.stage.code)})
                     running[node.folder] = node
                     server.start(node.folder)
                 for folder, exit_code in server.ended(LOOK_SECONDS):
                     ended(folder, exit_code)
-                look(elsewhere, schedule)
-                line.show(len(outcome.made), len(outcome.made) + len(schedule.remaining()), list(running.values()))
+                outcome.found += look(elsewhere, schedule)
+                there = len(outcome.made) + len(outcome.found)
+                line.show(there, there + len(schedule.remaining()), list(running.values()))
             outcome.stopped |= asked()
     except EOFError:
-        outcome.failed |= {
-            n.key: (n, "the process that starts stages was killed (out of memory?)") for n in running.values()
-        }
-        running.clear()
+        died = True
     finally:
         line.end()
         for folder, exit_code in server.close():
             ended(folder, exit_code)
+    if died:
+        why_all = "the process that starts stages was killed (out of memory?)"
+        outcome.failed |= {n.key: (n, why_all) for n in running.values()}
     outcome.unreached = [n for n in schedule.remaining() if n.key not in outcome.failed]
     return outcome
 
 
-def look(elsewhere: dict[str, Node], schedule: Schedule) -> None:
-    """At artefacts that another process was making: there now, or given up?"""
+def look(elsewhere: dict[str, Node], schedule: Schedule) -> list[Node]:
+    """At artefacts that another process was making: returns those that are there now; what it gave up we may start."""
+    found = []
     for key, node in list(elsewhere.items()):
         if plan.is_done(node):
-            del elsewhere[key]
+            found.append(elsewhere.pop(key))
             schedule.done(node)
         elif lock.holder(node.folder, node.lock_seconds) is None:
             del elsewhere[key]
             schedule.again(node)
+    return found
 
 
-def prepare(node: Node, code: Mapping[str, Any]) -> None:
+def prepare(node: Node, made_by: Mapping[str, Any]) -> None:
     """The artefact's folder and everything its job needs to know."""
     (node.folder / "log").mkdir(parents=True, exist_ok=True)
     spec = {
@@ -180,7 +189,7 @@ def prepare(node: Node, code: Mapping[str, Any]) -> None:
         "inputs": {
             name: {"key": i.key, "folder": f"{i.stage.name}/{i.folder.name}"} for name, i in node.inputs.items()
         },
-        **code,
+        **made_by,
     }
     store.write_atomically(node.folder / "spec.json", json.dumps(spec, indent=1, sort_keys=True))
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import check
-from pipeline.world.spec import World
+from pipeline.world import PARTS, World
 
 Scalar = int | float | str | bool | None
 
@@ -32,6 +32,9 @@ class Model:
         for name in (*sizes, "gain_spread", "gain_norm") if self.source == "hub" else ("id", "revision"):
             value = getattr(self, name)
             check(value is None, name, value, f"has no meaning with source={self.source}; remove it")
+        for name in ("hidden", "layers", "heads", "mlp", "vocab", "positions", "gain_norm"):
+            value = getattr(self, name)
+            check(value is None or value > 0, name, value, "must be positive")
         if self.hidden is not None and self.heads is not None:
             check(self.hidden % self.heads == 0, "heads", self.heads, f"must divide hidden={self.hidden}")
 
@@ -51,7 +54,10 @@ class Source:
     def __post_init__(self) -> None:
         if self.kind == "world":
             check(self.n is not None and self.n > 0, "n", self.n, "the world needs a positive number of rows")
-            check(self.id is None, "id", self.id, "has no meaning with kind=world; remove it")
+            check(self.part in PARTS, "part", self.part, f"no such part of the world; known: {', '.join(PARTS)}")
+            for name in ("id", "revision", "split"):
+                value = getattr(self, name)
+                check(value is None, name, value, "has no meaning with kind=world; remove it")
         else:
             for name in ("id", "revision", "split"):
                 check(getattr(self, name) is not None, name, None, "kind=hub needs it")
@@ -82,7 +88,9 @@ class Optim:
     def __post_init__(self) -> None:
         check(self.lr > 0, "lr", self.lr, "must be positive")
         check(0 <= self.warmup < 1, "warmup", self.warmup, "is a share of the steps: 0 <= warmup < 1")
-        check(len(self.betas) == 2, "betas", self.betas, "must be two numbers")
+        good = len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)
+        check(good, "betas", self.betas, "must be two numbers, 0 <= beta < 1")
+        check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "must not be negative")
         check(self.clip > 0, "clip", self.clip, "must be positive")
 
 
@@ -100,6 +108,7 @@ class Sft:
         check(lengths.count(None) == 1, "steps, epochs", lengths, "say one of them and set the other to null")
         check((self.steps or self.epochs or 0) > 0, "steps, epochs", lengths, "must be positive")
         check(self.batch > 0, "batch", self.batch, "must be positive")
+        check(self.max_length > 1, "max_length", self.max_length, "must be at least 2 tokens")
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,7 @@ class Rm:
 
     def __post_init__(self) -> None:
         check(self.epochs > 0 and self.batch > 0, "epochs, batch", (self.epochs, self.batch), "must be positive")
+        check(self.max_length > 1, "max_length", self.max_length, "must be at least 2 tokens")
 
 
 @dataclass(frozen=True)
@@ -132,6 +142,9 @@ class Rloo:
         check(self.k >= 2, "k", self.k, "leave-one-out needs at least two responses to a prompt")
         check(self.temperature > 0, "temperature", self.temperature, "sampling needs a positive temperature")
         check(self.kl >= 0, "kl", self.kl, "must not be negative")
+        for name in ("steps", "prompts", "max_new"):
+            check(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+        check(self.whiten_samples > 1, "whiten_samples", self.whiten_samples, "a spread needs at least two samples")
 
 
 @dataclass(frozen=True)
@@ -139,6 +152,10 @@ class Generate:
     policy: Literal["sft", "rloo"]
     temperature: float  # 0: greedy
     max_new: int
+
+    def __post_init__(self) -> None:
+        check(self.temperature >= 0, "temperature", self.temperature, "must not be negative; 0 is greedy")
+        check(self.max_new > 0, "max_new", self.max_new, "must be positive")
 
 
 @dataclass(frozen=True)
@@ -190,6 +207,9 @@ class Log:
     entity: str | None
     every: int  # steps
 
+    def __post_init__(self) -> None:
+        check(self.every > 0, "every", self.every, "must be positive")
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -219,11 +239,14 @@ class Experiment:
     def __post_init__(self) -> None:
         check(self.replicas >= 1, "replicas", self.replicas, "must be at least 1")
         check("name" in self.loss, "loss.name", None, "a loss names its function in pipeline/losses.py")
-        sources = (self.data.sft, self.data.preferences, self.data.prompts, *self.data.benchmarks.values())
+        d = self.data
+        sources = (d.sft, d.preferences, d.prompts, d.alpaca_eval, *d.benchmarks.values())
         if any(s.kind == "world" for s in sources):
             check(self.world is not None, "world", None, "a source has kind=world; choose a world, e.g. world=knows")
-        n = self.data.preferences.n
-        check(n is None or n >= self.rm.batch, "rm.batch", self.rm.batch, f"exceeds data.preferences.n={n}")
+        uses = (("sft.batch", self.sft.batch, "sft"), ("rm.batch", self.rm.batch, "preferences"))
+        for key, batch, name in (*uses, ("rloo.prompts", self.rloo.prompts, "prompts")):
+            n = getattr(d, name).n
+            check(n is None or n >= batch, key, batch, f"exceeds data.{name}.n={n}")
         longest = max(self.sft.max_length, self.rm.max_length)
         positions = self.model.positions
         check(positions is None or longest <= positions, "model.positions", positions,

@@ -31,6 +31,7 @@ def serve(stages: Iterable[str]) -> None:
     for name in stages:
         with suppress(Exception):  # the stage's own job meets the same error, and records it
             importlib.import_module(name)
+    importlib.import_module("pandas")  # pyarrow imports it at its first conversion: once here, not in every child
     gc.collect()
     gc.freeze()  # the children share these pages
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK)
@@ -151,22 +152,28 @@ class Server:
         ready, _, _ = select.select([pipe], [], [], wait)
         if not ready:
             return []
-        text = os.read(pipe.fileno(), 65536)
-        while text and not text.endswith(b"\n"):
-            text += os.read(pipe.fileno(), 65536)
-        if not text:
-            raise EOFError
-        answers = map(json.loads, text.splitlines())
-        return [(Path(a["folder"]), a["code"]) for a in answers]
+        text = b""
+        while not text.endswith(b"\n"):
+            more = os.read(pipe.fileno(), 65536)
+            if not more:
+                raise EOFError
+            text += more
+        return read_answers(text)
 
     def close(self) -> list[tuple[Path, int]]:
         """Tells the children to save and stop; returns how each ended."""
         with suppress(BrokenPipeError):  # it died; what it could not be told does not matter any more
             stream(self.process.stdin).close()
         with stream(self.process.stdout) as pipe:
-            answers = [json.loads(line) for line in pipe.read().splitlines()]
+            text = pipe.read()
         self.process.wait()
-        return [(Path(a["folder"]), a["code"]) for a in answers]
+        return read_answers(text)
+
+
+def read_answers(text: bytes) -> list[tuple[Path, int]]:
+    """Whole lines only: a server that died may have left half of one."""
+    answers = [json.loads(line) for line in text.split(b"\n")[:-1]]
+    return [(Path(a["folder"]), a["code"]) for a in answers]
 
 
 def stream(pipe: IO[bytes] | None) -> IO[bytes]:

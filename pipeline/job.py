@@ -19,11 +19,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline import lock, source, stopping, store
+from pipeline import lock, stopping, store
 from pipeline.config import leaves
 from pipeline.stage import Inputs, view
 
-DONE, FAILED, HELD, DAMAGED, STOPPED = 0, 1, 73, 74, 75  # sysexits' CANTCREAT, IOERR, TEMPFAIL
+DONE, FAILED, STOPPED = 0, 1, 75  # 75: sysexits' TEMPFAIL, come again
+THERE, HELD, DAMAGED = 72, 73, 74  # made by another process before; being made by one; an input is not what it was
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "scipy", "scikit-learn", "safetensors", "pyarrow")
 
 
@@ -31,13 +32,13 @@ def run(folder: Path) -> int:
     """Makes the artefact of this folder, unless it is there; returns the exit code."""
     spec = json.loads((folder / "spec.json").read_text())
     if is_done(folder):
-        return DONE
+        return THERE
     held = lock.acquire(folder, spec["around"]["run"]["lock_seconds"])
     if isinstance(held, lock.Owner):
         print(f"{spec['stage']}/{spec['slug']} is being made by {held}", flush=True)
         return HELD
     try:
-        return DONE if is_done(folder) else attempt(folder, spec)
+        return THERE if is_done(folder) else attempt(folder, spec)
     finally:
         held.release()
 
@@ -77,7 +78,7 @@ def attempt(folder: Path, spec: Mapping[str, Any]) -> int:
         return FAILED
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     error.unlink(missing_ok=True)
-    (folder / "manifest.damaged.json").unlink(missing_ok=True)
+    (folder / store.DAMAGED_MANIFEST).unlink(missing_ok=True)
     return DONE
 
 
@@ -103,7 +104,7 @@ def entry(
         "inputs": inputs,
         "seeds": seeds,
         "metrics": {name: float(value) for name, value in metrics.items()},
-        "source": source.of(spec["code"]),
+        "source": spec["source"],
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "host": socket.gethostname(),
@@ -118,4 +119,5 @@ def entry(
 
 if __name__ == "__main__":
     stopping.listen()
-    sys.exit(run(Path(os.path.abspath(sys.argv[1]))))
+    code = run(Path(os.path.abspath(sys.argv[1])))
+    sys.exit(DONE if code == THERE else code)

@@ -1,15 +1,12 @@
-"""A lock for each artefact in the making: it names its owner, who keeps it warm. A dead owner's lock is taken over.
+"""A lock for each artefact in the making: it names its owner, who keeps it warm. A dead owner's lock is taken over."""
 
-Attempt folders are private, so that even a lock that failed could waste time but not mix files.
-"""
-
+import fcntl
 import json
 import os
 import secrets
 import socket
 import threading
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -75,17 +72,11 @@ def acquire(folder: Path, seconds: float) -> Lock | Owner:
 
 
 def take_away(path: Path, dead: Owner) -> None:
-    """Removes a dead owner's lock; if somebody else's came in between, that one is put back."""
-    aside = path.with_name(f".lock.dead.{secrets.token_hex(4)}")
-    try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return
-    taken = read_owner(aside)
-    if taken is not None and taken.token != dead.token:
-        with suppress(FileExistsError):  # a third took it meanwhile; attempt folders are private, so nothing mixes
-            os.link(aside, path)
-    aside.unlink()
+    """Removes a dead owner's lock, unless it is somebody else's by now: one at a time looks and removes."""
+    with path.with_name(".lock.guard").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        if read_owner(path) == dead:
+            path.unlink()
 
 
 def holder(folder: Path, seconds: float) -> Owner | None:
@@ -100,6 +91,8 @@ def read_owner(path: Path) -> Owner | None:
         return Owner(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
+    except (json.JSONDecodeError, TypeError):  # the machine stopped while it was written
+        return Owner(socket.gethostname(), 0, "", "")
 
 
 def alive(owner: Owner, path: Path, touched: Path | None, seconds: float) -> bool:

@@ -114,8 +114,8 @@ def judge(graph: Graph, targets: Sequence[Node]) -> None:
 
 def unreachable(root: Path, graph: Graph) -> list[tuple[Path, int]]:
     """Folders of the store that no wanted artefact needs, with their sizes in bytes."""
-    kept = {node.folder for node in graph.values()}
-    folders = sorted(p for p in root.glob("*/*") if p.is_dir() and p not in kept)
+    kept = {(node.stage.name, node.folder.name) for node in graph.values()}
+    folders = sorted(p for p in root.glob("*/*") if p.is_dir() and (p.parent.name, p.name) not in kept)
     return [(p, sum(f.stat().st_size for f in p.rglob("*") if f.is_file())) for p in folders]
 
 

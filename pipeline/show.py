@@ -49,13 +49,24 @@ def standing(node: Node) -> tuple[str, str]:
         return "failed", error
     if any((node.folder / "checkpoint").glob("step-*")):
         return "stopped", "will resume from its checkpoint"
-    return "missing", "; ".join(node.why)
+    failed = first_failed(node)
+    return "missing", f"{failed.name} failed" if failed else "; ".join(node.why)
+
+
+def first_failed(node: Node) -> Node | None:
+    """The artefact above this one whose failure keeps it from being made."""
+    for need in node.inputs.values():
+        if need.state == "run":
+            found = first_failed(need) or (need if read_error(need.folder) else None)
+            if found:
+                return found
+    return None
 
 
 def explain_lines(root: Path, graph: Graph, key: str) -> Iterator[str]:
     """Everything about one artefact; the key may be shortened."""
     planned = [n for k, n in graph.items() if k.startswith(key)]
-    folders = [f for f in root.glob(f"*/*-{key}*") if f.is_dir()]
+    folders = [f for f in root.glob(f"*/*-{key}*") if f.is_dir() and f.name.rpartition("-")[2].startswith(key)]
     if len({n.folder for n in planned} | set(folders)) > 1:
         raise ConfigError("key", key, "fits several artefacts; give more of it")
     if not planned and not folders:

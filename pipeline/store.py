@@ -16,10 +16,12 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
+DAMAGED_MANIFEST = "manifest.damaged.json"
 
 
 class Damaged(RuntimeError):
@@ -32,9 +34,14 @@ class Damaged(RuntimeError):
 
 def manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest, or None: not done."""
+    return read_json(folder / MANIFEST)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """None if there is none, or the machine stopped while it was written."""
     try:
-        return json.loads((folder / MANIFEST).read_bytes())
-    except FileNotFoundError:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, json.JSONDecodeError):
         return None
 
 
@@ -83,7 +90,8 @@ def open_intact(folder: Path) -> dict[str, Any]:
 
 def retract(folder: Path) -> None:
     """The artefact is no longer done. Its manifest stays, under another name, for whoever asks why."""
-    (folder / MANIFEST).rename(folder / "manifest.damaged.json")
+    with suppress(FileNotFoundError):  # somebody else has found it too
+        (folder / MANIFEST).rename(folder / DAMAGED_MANIFEST)
 
 
 def sha256(path: Path) -> str:

@@ -48,10 +48,11 @@ class Spec:
     columns: tuple[Column, ...]
 
     def __post_init__(self) -> None:
-        check(len(self.seeds) > 0, "table.seeds", self.seeds, "name at least one seed")
+        check(len(self.seeds) > 0, "seeds", self.seeds, "name at least one seed")
+        check(len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "name each seed once")
         for what, labels in (("rows", [r.label for r in self.rows]), ("columns", [c.label for c in self.columns])):
             twice = next((label for label in labels if labels.count(label) > 1), None)
-            check(twice is None, f"table.{what}", twice, "two have this label; cells would be ambiguous")
+            check(twice is None, what, twice, "two have this label; cells would be ambiguous")
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def load(name: str, stages: Mapping[str, Stage], seeds: Sequence[int] | None = N
     if name not in names():
         raise ConfigError("table", name, f"no such table; {closest(name, names())}")
     spec = build(Spec, config.load_yaml(FOLDER / f"{name}.yaml"), "table")
-    for column in spec.columns:
-        find(stages, column.stage)
+    for stage in [c.stage for c in spec.columns] + [s for r in spec.rows for s in r.stages or ()]:
+        find(stages, stage)
     return replace(spec, seeds=tuple(seeds)) if seeds else spec
 
 

@@ -24,11 +24,9 @@ class Track:
         self.every = x.log.every
         self._began, self._first, self._shown = time.monotonic(), step, 0.0
         path = self.folder / "metrics.jsonl"
-        kept = (
-            [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-            if path.exists()
-            else []
-        )
+        lines = path.read_text().splitlines() if path.exists() else []
+        whole = (line for line in lines if line.endswith("}"))  # a crash may have torn the last one
+        kept = [line for line in whole if json.loads(line)["step"] <= step]
         path.write_text("".join(f"{line}\n" for line in kept))
         self._file = path.open("a", buffering=1)
         self._wandb = open_wandb(x, x.log, out.parent) if x.log.mode != "disabled" else None

@@ -24,13 +24,18 @@ class Past:
     def __init__(self, root: Path):
         self.root = root
         self._stages: dict[str, dict[str, list[dict[str, Any]]]] = {}
-        self.causes: dict[str, list[str]] = {}  # by key: a cause is told for everything below it
+        self.causes: dict[tuple[str, str | None], list[str]] = {}  # a cause is told for everything below it
 
     def nearest(self, node: Node) -> dict[str, Any] | None:
         """Of the same slug the one with the fewest other settings and inputs; without one, none: it is simply new."""
         same = self.stage(node.stage.name).get(node.slug, [])
         mine = {*flat(node.sections).items(), *((name, need.key) for name, need in node.inputs.items())}
         return min(same, key=lambda m: len(mine ^ {*flat(m["sections"]).items(), *input_keys(m).items()}), default=None)
+
+    def made(self, stage: str, key: str | None) -> dict[str, Any] | None:
+        """The manifest with this key."""
+        found = (m for same in self.stage(stage).values() for m in same if m["key"] == key)
+        return next(found, None)
 
     def stage(self, stage: str) -> dict[str, list[dict[str, Any]]]:
         if stage not in self._stages:
@@ -52,12 +57,12 @@ def input_keys(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def explain(node: Node, past: Past) -> list[str]:
-    broken = store.manifest(node.folder)
+    broken = store.manifest(node.folder) or store.read_json(node.folder / store.DAMAGED_MANIFEST)
     if broken:
-        return [f"damaged: {store.missing_file(node.folder, broken['files'])}"]
-    if (node.folder / "manifest.damaged.json").exists():
-        return ["damaged: its content had changed"]
-    reasons = changes(node, past)
+        found = store.missing_file(node.folder, broken["files"])
+        reasons = [f"damaged: {found or 'its content had changed'}"]
+    else:
+        reasons = changes(node, past)
     checkpoint = sorted((node.folder / "checkpoint").glob("step-*"))
     if checkpoint:
         reasons.append(f"will resume at {checkpoint[-1].stem}")
@@ -74,22 +79,23 @@ def changes(node: Node, past: Past) -> list[str]:
         return ["never made"]
     reasons = own_changes(node, old)
     by_cause: dict[str, list[str]] = {}
-    for name, child in changed_inputs(node, old).items():
-        by_cause.setdefault("; ".join(causes(child, past)), []).append(name)
+    for name, (child, before) in changed_inputs(node, old).items():
+        by_cause.setdefault("; ".join(causes(child, before, past)), []).append(name)
     for cause, names in by_cause.items():
         reasons.append(f"input{'s' * (len(names) > 1)} {', '.join(names)} changed because {cause}")
     return reasons or ["no longer in the store"]
 
 
-def causes(node: Node, past: Past) -> list[str]:
-    """Where the change began: settings and versions of this artefact and all above it, each once."""
-    if node.key not in past.causes:
-        old = past.nearest(node)
+def causes(node: Node, before: str | None, past: Past) -> list[str]:
+    """Where the change began: settings and versions of this artefact and all above it, each once. `before`: the key
+    of what stood in its place."""
+    if (node.key, before) not in past.causes:
+        old = past.made(node.stage.name, before) or past.nearest(node)
         found = own_changes(node, old) if old else [f"{node.name} was never made"]
-        for child in changed_inputs(node, old).values() if old else ():
-            found += causes(child, past)
-        past.causes[node.key] = list(dict.fromkeys(found)) or [f"{node.name} is no longer in the store"]
-    return past.causes[node.key]
+        for child, its_before in changed_inputs(node, old).values() if old else ():
+            found += causes(child, its_before, past)
+        past.causes[node.key, before] = list(dict.fromkeys(found)) or [f"{node.name} is no longer in the store"]
+    return past.causes[node.key, before]
 
 
 def own_changes(node: Node, old: Mapping[str, Any]) -> list[str]:
@@ -98,9 +104,10 @@ def own_changes(node: Node, old: Mapping[str, Any]) -> list[str]:
     return raised + setting_changes(old["sections"], node.sections)
 
 
-def changed_inputs(node: Node, old: Mapping[str, Any]) -> dict[str, Node]:
+def changed_inputs(node: Node, old: Mapping[str, Any]) -> dict[str, tuple[Node, str | None]]:
+    """{input: (what it is now, the key of what it was)}."""
     keys = input_keys(old)
-    return {name: child for name, child in node.inputs.items() if keys.get(name) != child.key}
+    return {name: (child, keys.get(name)) for name, child in node.inputs.items() if keys.get(name) != child.key}
 
 
 def setting_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

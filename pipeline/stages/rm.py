@@ -97,16 +97,15 @@ def observe(s: PairScores, value: Tensor) -> dict[str, float]:
 
 
 def head_gradient_error(model: PreTrainedModel, groups: Sequence[Group], tokens: int) -> float:
-    """Largest relative difference between autograd's gradient of the BT loss for the head and σ(−Δ)(h_l − h_w)
-    averaged: the identity that both papers start from (BSR eq. 19, NormBT eq. 6). A check of this very model, not
-    an assumption."""
+    """Largest difference between autograd's gradient of the BT loss for the head and the mean of σ(−Δ)(h_l − h_w),
+    relative to the pairs' own gradients: the identity that both papers start from (BSR eq. 19, NormBT eq. 6)."""
     with torch.no_grad():
         s = forward(model, groups, tokens)
     weight = models.head(model).weight.detach().squeeze(0).requires_grad_()
     scored = PairScores(s.h_chosen @ weight, s.h_rejected @ weight, s.h_chosen, s.h_rejected)
     (by_autograd,) = torch.autograd.grad(losses.bt(scored), weight)
-    closed = (torch.sigmoid(-scored.delta.detach())[:, None] * (s.h_rejected - s.h_chosen)).mean(0)
-    return float((by_autograd - closed).abs().max() / closed.abs().max())
+    by_pair = torch.sigmoid(-scored.delta.detach())[:, None] * (s.h_rejected - s.h_chosen)  # (n, d)
+    return float((by_autograd - by_pair.mean(0)).abs().max() / by_pair.abs().mean(0).max())
 
 
 def mean(curve: Sequence[dict[str, float]], name: str) -> float:
