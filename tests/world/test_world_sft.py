@@ -85,5 +85,5 @@ def test_messages_alternate():
     "wrong", [{"flip": 1.2}, {"near": -0.1}, {"reply_weight": -1.0}, {"temperature": float("nan")}]
 )
 def test_a_wrong_world_is_refused(wrong):
-    with pytest.raises(ValueError, match=f"world.{next(iter(wrong))} = "):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} = "):
         World(**wrong)

@@ -1,0 +1,30 @@
+"""What the tests share: a results folder of their own, and golden files."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A `run.root`; its store is `results / "runs"`."""
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def golden() -> Callable[[str, str], None]:
+    """Compares text with tests/golden/<name>. With UPDATE_GOLDEN=1 in the environment it writes the files first: read
+    their diff, and say in the commit why it is right."""
+
+    def compare(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if os.environ.get("UPDATE_GOLDEN") == "1":
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        assert text == path.read_text(), f"{name} differs; if that is meant: UPDATE_GOLDEN=1"
+
+    return compare

@@ -1,0 +1,322 @@
+"""Tables: a spec that means one thing, cells from manifests, and the same text every time."""
+
+import csv
+import io
+import json
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from artefacts import fail, finish, toy
+
+from pipeline import config, plan, store, table
+from pipeline.config import build
+from pipeline.errors import ConfigError
+from pipeline.stage import Stage
+from pipeline.stages import STAGES
+from pipeline.table import Spec, Table
+
+Golden = Callable[[str, str], None]
+
+# Their keys are made of whole numbers that the rows set: no file of conf/ moves the golden files.
+TOYS: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        toy("bench", ("seed", "replicas"), slug=lambda x: f"{x.loss['name']}-s{x.seed}"),
+        toy("eval", ("seed", "replicas"), ("bench",), slug=lambda x: f"{x.loss['name']}-s{x.seed}"),
+    )
+}
+SPEC: dict[str, Any] = {
+    "title": "Toys",
+    "seeds": [0, 1],
+    "rows": [
+        {"label": "BT", "set": {"loss": "bt", "replicas": 3}},
+        {"label": "BSR, λ = 0.01", "set": {"loss": "bsr", "replicas": 4}},
+        {"label": "ceiling", "set": {"judge.temperature": 1.0, "replicas": 5}, "stages": ["eval"]},
+    ],
+    "columns": [
+        {"label": "accuracy", "stage": "bench", "metric": "in_domain/accuracy", "scale": 100, "digits": 1},
+        {"label": "τ", "stage": "bench", "metric": "tau"},
+        {"label": "win rate", "stage": "eval", "metric": "win_rate", "digits": 0},
+    ],
+}
+
+
+def spec(**changed: Any) -> Spec:
+    return build(Spec, {**SPEC, **changed}, "table")
+
+
+def filled(root: Path, made_of: Spec | None = None, overrides: Sequence[str] = ()) -> Table:
+    made_of = made_of or spec()
+    return table.fill("toys", made_of, table.experiments(made_of, overrides), TOYS, root)
+
+
+def make(root: Path, skip: Sequence[str] = ()) -> None:
+    """Artefacts of the table with metrics that differ by row and seed, but for those of `skip`."""
+    graph, _ = plan.build(TOYS, root, table.wanted(spec(), table.experiments(spec(), ())))
+    for i, node in enumerate(graph.values()):
+        bench = {"in_domain/accuracy": 0.6 + i / 64, "tau": 0.125 * i}
+        if node.name not in skip:
+            finish(node, bench if node.stage.name == "bench" else {"win_rate": 50.0 + 3 * i})
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+# --- specs ---
+
+
+@pytest.mark.parametrize("name", table.names())
+@pytest.mark.parametrize("scale", config.groups()["scale"])
+def test_every_table_can_be_planned_at_every_scale(name: str, scale: str, root: Path):
+    loaded = table.load(name, STAGES)
+    graph, targets = plan.build(STAGES, root, table.wanted(loaded, table.experiments(loaded, [f"scale={scale}"])))
+    assert targets and set(targets) <= set(graph.values())
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of table files of the test's own."""
+    monkeypatch.setattr(table, "FOLDER", tmp_path)
+    return tmp_path
+
+
+def refused(folder: Path, **changed: Any) -> str:
+    (folder / "mine.yaml").write_text(json.dumps({**SPEC, **changed}))  # JSON is YAML
+    with pytest.raises(ConfigError) as caught:
+        table.load("mine", TOYS)
+    return str(caught.value)
+
+
+def test_a_table_is_loaded_by_name(folder: Path):
+    (folder / "mine.yaml").write_text(json.dumps(SPEC))
+    assert table.load("mine", TOYS) == spec()
+    assert table.load("mine", TOYS, seeds=[5]) == spec(seeds=[5])
+
+
+def test_an_unknown_table_is_refused_and_the_nearest_named(folder: Path):
+    (folder / "mine.yaml").write_text(json.dumps(SPEC))
+    with pytest.raises(ConfigError, match=r"^table = 'mini': no such table; did you mean 'mine'\?"):
+        table.load("mini", TOYS)
+
+
+@pytest.mark.parametrize("what", ["rows", "columns"])
+def test_two_with_one_label_are_refused(folder: Path, what: str):
+    message = refused(folder, **{what: [*SPEC[what], SPEC[what][0]]})
+    assert message == f"table.{what} = '{SPEC[what][0]['label']}': two have this label; cells would be ambiguous"
+
+
+@pytest.mark.parametrize("seeds", [[], [0, 0], [1, 2, 1]], ids=str)
+def test_seeds_are_named_and_each_once(folder: Path, seeds: list[int]):
+    """The same seed twice would halve a spread that was never measured."""
+    assert refused(folder, seeds=seeds).partition(" = ")[0] == "table.seeds"
+
+
+def test_seeds_from_outside_are_checked_like_those_of_the_file(folder: Path):
+    (folder / "mine.yaml").write_text(json.dumps(SPEC))
+    with pytest.raises(ConfigError, match=r"seeds = .*3, 3"):
+        table.load("mine", TOYS, seeds=[3, 3])
+
+
+def column(**changed: Any) -> list[dict[str, Any]]:
+    return [{**SPEC["columns"][0], **changed}]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"columns": column(stage="bensh")}, "stage = 'bensh': no such stage; did you mean 'bench'?"),
+        ({"columns": column(digit=1)}, "table.columns[0].digit = 1: unknown key; did you mean 'digits'?"),
+        ({"columns": column(digits="two")}, "table.columns[0].digits = 'two': expected a whole number"),
+        ({"columns": [{"label": "x", "stage": "bench"}]}, "table.columns[0].metric = None: missing"),
+        ({"rows": [{"label": "x"}]}, "table.rows[0].set = None: missing"),
+        (
+            {"rows": [{"label": "x", "set": {"loss": ["bt"]}}]},
+            "table.rows[0].set.loss = ['bt']: expected one plain value",
+        ),
+        (
+            {"rows": [{"label": "x", "set": {}, "stages": ["evl"]}]},
+            "stage = 'evl': no such stage; did you mean 'eval'?",
+        ),
+        ({"rowss": []}, "table.rowss = []: unknown key; did you mean 'rows'?"),
+        ({"seeds": ["one"]}, "table.seeds[0] = 'one': expected a whole number"),
+        ({"title": 3}, "table.title = 3: expected text"),
+    ],
+    ids=str,
+)
+def test_a_wrong_spec_is_refused(folder: Path, changed: dict[str, Any], message: str):
+    assert refused(folder, **changed).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("set_", "message"),
+    [
+        ({"loss": "btt"}, "loss = 'btt': no such option; did you mean 'bt'?"),
+        ({"rm.btch": 1}, "rm.btch = 1: unknown key; did you mean 'rm.batch'?"),
+        ({"rloo.reward": "silver"}, "rloo.reward = 'silver': must be one of rm, gold"),
+        ({"loss": "bt", "loss.coef": 1.0}, "loss.coef = 1.0: unknown key"),
+    ],
+    ids=str,
+)
+def test_a_row_that_sets_something_wrong_is_refused(set_: dict[str, Any], message: str):
+    with pytest.raises(ConfigError) as caught:
+        table.experiments(spec(rows=[{"label": "x", "set": set_}]), ())
+    assert str(caught.value).startswith(message)
+
+
+# --- overrides from outside ---
+
+
+@pytest.mark.parametrize("override", ["loss=bt", "judge.temperature=2"])
+def test_what_the_rows_set_cannot_be_set_from_outside(override: str):
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError, match=f"^{re.escape(key)} = .*the rows of this table set it"):
+        table.experiments(spec(), [override])
+
+
+def test_an_override_reaches_every_row_and_seed():
+    made = table.experiments(spec(), ["rm.batch=8", "scale=smoke"])
+    assert [(x.rm.batch, x.size) for x in made.values()] == [(8, "smoke")] * 6
+    assert [seed for _, seed in made] == [x.seed for x in made.values()] == [0, 1] * 3
+
+
+def test_a_constant_of_a_loss_reaches_the_rows_that_have_it():
+    made = table.experiments(spec(), ["loss.coef=0.5"])
+    losses = {row: x.loss for (row, _), x in made.items()}
+    assert losses["BSR, λ = 0.01"] == {"name": "bsr", "coef": 0.5}
+    assert losses["BT"] == {"name": "bt"}
+
+
+def test_a_constant_that_no_row_has_is_refused():
+    with pytest.raises(ConfigError, match=r"^loss\.decay = .*no row of this table has this key"):
+        table.experiments(spec(), ["loss.decay=0.5"])
+
+
+def test_a_row_that_sets_a_constant_leaves_the_others_theirs():
+    """Options are cached; two rows of one loss must not see each other's constants."""
+    rows = [{"label": str(coef), "set": {"loss": "bsr", "loss.coef": coef}} for coef in (0.5, 0.25)]
+    made = table.experiments(spec(rows=[*rows, {"label": "usual", "set": {"loss": "bsr"}}], seeds=[0]), ())
+    assert [x.loss["coef"] for x in made.values()] == [0.5, 0.25, config.experiment(("loss=bsr",)).loss["coef"]]
+
+
+def test_an_unknown_override_is_refused():
+    with pytest.raises(ConfigError, match=r"rm\.batchh = '8': unknown key; did you mean 'rm\.batch'\?"):
+        table.experiments(spec(), ["rm.batchh=8"])
+
+
+def test_a_row_for_some_stages_wants_only_those():
+    made = table.experiments(spec(), ())
+    wanted = [(stage, x.judge.temperature, x.seed) for stage, x in table.wanted(spec(), made)]
+    assert [w for w in wanted if w[1] == 1.0] == [("eval", 1.0, 0), ("eval", 1.0, 1)]
+    assert len(wanted) == 2 * 3 * 2 + 2
+
+
+# --- cells ---
+
+
+def test_a_cell_is_mean_and_standard_deviation_over_seeds(root: Path):
+    make(root)
+    whole = filled(root)
+    value = whole.cells["BT", "accuracy"].values
+    assert len(value) == 2
+    text = f"{statistics.fmean(value):.1f} ± {statistics.stdev(value):.1f}"
+    assert table.shown(whole.cells["BT", "accuracy"], whole.spec.columns[0]) == text == "60.8 ± 1.1"
+
+
+def test_one_seed_has_no_spread(root: Path):
+    make(root)
+    text = table.markdown(filled(root, spec(seeds=[0])))
+    assert "| BT | 60.0 | 0.00 | 56 |" in text
+    assert "±" not in "".join(line for line in text.splitlines() if line.startswith("|"))
+
+
+def test_a_metric_is_read_from_the_manifest_of_its_stage_row_and_seed(root: Path):
+    make(root)
+    for (_, label), cell in filled(root).cells.items():
+        metric = next(c.metric for c in spec().columns if c.label == label)
+        scale = 100 if label == "accuracy" else 1
+        found = [store.manifest(node.folder) for node in cell.nodes]
+        assert cell.values == tuple(m["metrics"][metric] * scale for m in found if m)
+
+
+@pytest.mark.parametrize(("metric", "near"), [("in_domain/acuracy", "in_domain/accuracy"), ("tua", "tau")])
+def test_an_unknown_metric_is_refused_and_the_nearest_named(root: Path, metric: str, near: str):
+    make(root)
+    with pytest.raises(ConfigError) as caught:
+        filled(root, spec(columns=[{"label": "A", "stage": "bench", "metric": metric}], rows=SPEC["rows"][:1]))
+    remedy = f"stage bench has no such metric; did you mean '{near}'?"
+    assert str(caught.value) == f"table column A = '{metric}': {remedy}"
+
+
+def test_a_missing_artefact_leaves_a_dash_and_says_which(root: Path):
+    make(root, skip=["bench/bsr-s1"])
+    text = table.markdown(filled(root))
+    assert "| BSR, λ = 0.01 | – | – | " in text
+    assert "– : bench/bsr-s1 is not made yet." in text
+
+
+def test_a_failed_artefact_says_what_went_wrong(root: Path):
+    make(root, skip=["bench/bsr-s1"])
+    (node,) = [n for n in filled(root).cells["BSR, λ = 0.01", "τ"].nodes if n.slug == "bsr-s1"]
+    fail(node, "FloatingPointError: the loss of step 3 is nan")
+    assert "– : FloatingPointError: the loss of step 3 is nan." in table.markdown(filled(root))
+
+
+def test_a_row_that_has_no_such_cell_says_for_what_it_is(root: Path):
+    make(root)
+    text = table.markdown(filled(root))
+    assert "| ceiling | – | – | " in text and "– : a row for eval only." in text
+
+
+def test_of_many_reasons_a_few_are_told_and_the_rest_counted(root: Path):
+    rows = [{"label": loss, "set": {"loss": loss, "replicas": i}} for i, loss in enumerate(("bt", "bsr", "norm_bt"), 1)]
+    text = table.markdown(filled(root, spec(rows=rows)))
+    reasons = [line for line in text.splitlines() if line.startswith("– :")]
+    assert len(reasons) == table.SHOWN_REASONS + 1 and reasons[-1] == "– : and 2 more."
+
+
+# --- text ---
+
+
+@pytest.mark.parametrize("suffix", sorted(table.FORMATS))
+def test_a_whole_table_is_pinned(root: Path, golden: Golden, suffix: str):
+    make(root)
+    golden(f"table.{suffix}", table.FORMATS[suffix](filled(root)))
+
+
+@pytest.mark.parametrize("suffix", sorted(table.FORMATS))
+def test_a_table_with_holes_is_pinned(root: Path, golden: Golden, suffix: str):
+    make(root, skip=["bench/bsr-s1", "eval/bt-s0"])
+    golden(f"table-holes.{suffix}", table.FORMATS[suffix](filled(root)))
+
+
+def test_csv_has_a_line_for_each_seed_of_each_cell_that_is_there(root: Path):
+    make(root, skip=["bench/bsr-s1"])
+    whole = filled(root)
+    rows = list(csv.DictReader(io.StringIO(table.as_csv(whole))))
+    assert len(rows) == sum(len(cell.values) for cell in whole.cells.values()) == 5 * 2
+    assert all(len(row["key"]) == 16 for row in rows)
+    assert {row["row"] for row in rows if row["column"] == "τ"} == {"BT"}
+
+
+def test_json_leads_from_each_cell_to_its_artefacts(root: Path):
+    make(root)
+    cells = json.loads(table.as_json(filled(root)))["cells"]
+    assert len(cells) == 9
+    for cell in cells:
+        assert all((root / name / "manifest.json").exists() for name in cell["artefacts"])
+        assert len(cell["artefacts"]) == len(cell["seeds"]) == (0 if cell["missing"] else 2)
+
+
+def test_rendering_writes_every_format_by_scale_and_again_the_same(root: Path, tmp_path: Path):
+    make(root)
+    paths = table.render(filled(root), tmp_path / "tables")
+    assert [p.relative_to(tmp_path).as_posix() for p in paths] == [f"tables/micro/toys.{s}" for s in table.FORMATS]
+    before = [p.read_bytes() for p in paths]
+    assert [p.read_bytes() for p in table.render(filled(root), tmp_path / "tables")] == before
+    assert sorted(paths) == sorted((tmp_path / "tables" / "micro").iterdir())
