@@ -1,5 +1,5 @@
-"""What the engine itself costs: CPU seconds of children, medians of rounds. Writes results/bench/engine.json and prints a table;
-exit 1 where a must is missed."""
+"""What the engine itself costs: CPU seconds of children, medians of rounds. Writes results/bench/engine.json and prints
+a table; exit 1 where a must is missed."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def fabricate(root: Path) -> int:
 
 
 def overhead(root: Path) -> float:
-    """CPU seconds of a trivial stage's whole child process: forking, locking, hashing, publishing and a few rows of data."""
+    """CPU seconds of a trivial stage's whole child process: lock, hashes, manifest and eight rows of data."""
     x = config.experiment(["scale=smoke", f"run.root={root}"], {"data.prompts.n": 8})
     graph, targets = plan.build(STAGES, root / "runs", [STAGES["rloo"].needs(x)["data"]])
     for node in graph.values():

@@ -29,7 +29,9 @@ def finish(
     attempt.mkdir()
     for name, text in (files or {"rows.txt": f"rows of {node.name}\n"}).items():
         (attempt / name).write_text(text)
-    store.publish(node.folder, attempt, job.entry({**spec, "source": source.of(code)}, inputs, metrics or {}, began=0.0))
+    store.publish(
+        node.folder, attempt, job.entry({**spec, "source": source.of(code)}, inputs, metrics or {}, began=0.0)
+    )
 
 
 def prepared(node: Node) -> dict[str, Any]:

@@ -1,0 +1,44 @@
+"""README.md and CONTRIBUTING.md: links lead somewhere, commands exist, the table is the one that was made."""
+
+import re
+import sys
+
+import pytest
+
+from pipeline.config import PROJECT, groups
+
+sys.path.insert(0, str(PROJECT / "scripts"))
+import readme
+
+PAGES = ("README.md", "CONTRIBUTING.md")
+TARGETS = set(re.findall(r"^([a-z][a-z -]*)(?=:)", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str):
+    links = re.findall(r"\]\(([^)#]+)\)", (PROJECT / page).read_text())
+    assert not [link for link in links if not link.startswith("https://") and not (PROJECT / link).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_make_targets_exist(page: str):
+    known = {name for line in TARGETS for name in line.split()}
+    asked = set(
+        re.findall(r"\bmake ([a-z][a-z-]*)", re.sub(r"```.*?```", lambda m: m[0], (PROJECT / page).read_text()))
+    )
+    patterns = ("reproduce-table-", "plan-")
+    assert asked and not {a for a in asked if a not in known and not a.startswith(patterns)}
+
+
+def test_the_table_is_the_one_that_was_made():
+    text = (PROJECT / "README.md").read_text()
+    assert readme.filled(text) == text, "say `make readme`"
+
+
+def test_the_scales_are_those_of_conf():
+    rows = re.findall(r"^\| `(\w+)` \|", (PROJECT / "README.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(groups()["scale"])
+
+
+def test_the_readme_is_short():
+    assert len((PROJECT / "README.md").read_text().splitlines()) <= 200
