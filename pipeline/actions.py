@@ -100,11 +100,19 @@ class Table:
         self.graph, self.targets = plan.build(STAGES, self.root, table.wanted(self.spec, self.made))
 
     def run(self) -> int:
+        """Makes what is missing. A table with holes is shown, but does not take the place of a written one."""
         code = execute(self.graph, self.targets, self.any)
-        return max(code, self.render())
+        if code == 0:
+            return self.render()
+        print(table.markdown(self.filled()))
+        print("not written, since not all of it is there; action=render writes what there is")
+        return code
+
+    def filled(self) -> table.Table:
+        return table.fill(self.name, self.spec, self.made, STAGES, self.root)
 
     def render(self) -> int:
-        filled = table.fill(self.name, self.spec, self.made, STAGES, self.root)
+        filled = self.filled()
         paths = table.render(filled, results(self.any) / "tables")
         print(table.markdown(filled))
         print(f"written: {', '.join(shorter(p) for p in paths)}")

@@ -24,6 +24,7 @@ class Past:
     def __init__(self, root: Path):
         self.root = root
         self._stages: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        self._by_key: dict[tuple[str, str | None], dict[str, Any]] = {}
         self.causes: dict[tuple[str, str | None], list[str]] = {}  # a cause is told for everything below it
 
     def nearest(self, node: Node) -> dict[str, Any] | None:
@@ -34,8 +35,8 @@ class Past:
 
     def made(self, stage: str, key: str | None) -> dict[str, Any] | None:
         """The manifest with this key."""
-        found = (m for same in self.stage(stage).values() for m in same if m["key"] == key)
-        return next(found, None)
+        self.stage(stage)
+        return self._by_key.get((stage, key))
 
     def stage(self, stage: str) -> dict[str, list[dict[str, Any]]]:
         if stage not in self._stages:
@@ -44,6 +45,7 @@ class Past:
                 found = store.manifest(path.parent)
                 if found:
                     by_slug.setdefault(found["slug"], []).append(found)
+                    self._by_key[stage, found["key"]] = found
             self._stages[stage] = by_slug
         return self._stages[stage]
 
