@@ -88,8 +88,8 @@ def experiments(spec: Spec, overrides: Sequence[str]) -> dict[tuple[str, int], E
     the rows choose go to the rows that know them."""
     chosen = {key for row in spec.rows for key in row.set}
     for override in overrides:
-        key = override.split("=", 1)[0]
-        check(key not in chosen, key, override, "the rows of this table set it; leave it out, or use scripts/run.py")
+        key, _, value = override.partition("=")
+        check(key not in chosen, key, value, "the rows of this table set it; leave it out, or use scripts/run.py")
     per_row = {
         o.split("=", 1)[0]: o
         for o in overrides
@@ -106,7 +106,7 @@ def experiments(spec: Spec, overrides: Sequence[str]) -> dict[tuple[str, int], E
         for seed in spec.seeds:
             made[row.label, seed] = config.experiment(mine, {**row.set, "seed": seed})
     for key in per_row.keys() - taken:
-        raise ConfigError(key, per_row[key], "no row of this table has this key")
+        raise ConfigError(key, per_row[key].partition("=")[2], "no row of this table has this key")
     return made
 
 

@@ -106,7 +106,7 @@ def node(table: actions.Table, name: str) -> Any:
         (["rm.optim.lr=-1"], "rm.optim.lr = -1.0: must be positive"),
         (["scale=smok"], "scale = 'smok': no such option; did you mean 'smoke'?"),
         (["scale"], "argument = 'scale': expected key=value"),
-        (["loss=bt"], "loss = 'loss=bt': the rows of this table set it"),
+        (["loss=bt"], "loss = 'bt': the rows of this table set it"),
         (["seed=one"], "seed = 'one': expected a whole number"),
         (["seeds=0"], "seeds = 0: expected a list of whole numbers, e.g. seeds=[0,1,2]"),
         (["seeds=[0,1]", "seed=1"], "seed = '1': seeds=... is given as well; use one of them"),
