@@ -88,11 +88,16 @@ def is_done(node: Node) -> bool:
     return found is not None and store.missing_file(node.folder, found["files"]) is None
 
 
+def was_made(node: Node) -> bool:
+    """What was made and is damaged is made again, even if nothing missing needs it; what was collected is not."""
+    return any((node.folder / name).exists() for name in (store.MANIFEST, store.DAMAGED_MANIFEST))
+
+
 def judge(graph: Graph, targets: Sequence[Node]) -> None:
     """Sets every node's state. Why the missing ones are missing is told by why.explain_all."""
     done = {key: node for key, node in graph.items() if is_done(node)}
     wanted: set[str] = set()
-    stack = list(targets)
+    stack = [*targets, *(node for key, node in graph.items() if key not in done and was_made(node))]
     while stack:
         node = stack.pop()
         if node.key not in wanted:

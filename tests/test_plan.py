@@ -89,6 +89,14 @@ def test_what_is_done_is_reused_and_nothing_above_it_is_looked_at(root: Path, do
     assert states(planned(root, targets=ALL)) == {"alpha": "reuse", "beta": "reuse", "gamma": "reuse"}
 
 
+@pytest.mark.parametrize("found", [False, True])
+def test_what_is_damaged_is_made_again_though_all_below_it_is_done(root: Path, done: dict[str, Node], found: bool):
+    (done["alpha"].folder / "out" / "rows.txt").unlink()
+    if found:  # by verify, or by whoever opened it
+        store.retract(done["alpha"].folder)
+    assert states(planned(root)) == {"alpha": "run", "beta": "idle", "gamma": "reuse"}
+
+
 def test_what_lies_above_a_done_artefact_may_be_gone(root: Path, done: dict[str, Node]):
     store.shutil.rmtree(done["alpha"].folder)
     assert states(planned(root)) == {"alpha": "idle", "beta": "idle", "gamma": "reuse"}
