@@ -61,7 +61,7 @@ wandb-sync: .venv/ready ## Upload runs made with log.mode=offline
 	@shopt -s nullglob; runs=(results/runs/*/*/log/wandb/offline-run-*); [ $${#runs[@]} -gt 0 ] || { echo "no offline runs: make some with ARGS=log.mode=offline"; exit 1; }; .venv/bin/wandb sync "$${runs[@]}"
 
 test: .venv/ready ## The fast tests
-	$(PY) -m pytest -n 2 -m 'not slow'
+	$(PY) -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test-slow: .venv/ready ## The kill tests
 	$(PY) -m pytest -m slow

@@ -13,7 +13,16 @@ def epoch_order(rows: int, seed: int, epoch: int) -> tuple[int, ...]:
     return tuple(order)
 
 
+def epoch_steps(rows: int, batch: int) -> int:
+    """Steps of one epoch; the odd rest of the rows is left out."""
+    if rows < batch:
+        raise ValueError(
+            f"{rows} rows are left for a batch of {batch}: more rows, a smaller batch or a longer max_length"
+        )
+    return rows // batch
+
+
 def step_rows(rows: int, batch: int, seed: int, step: int) -> list[int]:
-    """The rows of one step. An epoch has rows // batch steps; the odd rest of it is left out."""
-    epoch, at = divmod(step, rows // batch)
+    """The rows of one step."""
+    epoch, at = divmod(step, epoch_steps(rows, batch))
     return list(epoch_order(rows, seed, epoch)[at * batch : (at + 1) * batch])

@@ -33,7 +33,6 @@ def sample(
             input_ids=ids, attention_mask=mask, position_ids=at, past_key_values=cache, use_cache=True
         ).last_hidden_state[:, -1]
         token = choose(model.get_output_embeddings()(last), temperature, generator)  # type: ignore[misc]  # a module
-        token = torch.where(going, token, eos)
         out[living, step] = token
         going = going & (token != eos)
         if not going.any():

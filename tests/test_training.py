@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from pipeline import base, chat, losses, models, packing, rows, scoring, stopping
+from pipeline import base, chat, losses, models, order, packing, rows, scoring, stopping
 from pipeline.checkpoint import Checkpoints
 from pipeline.experiment import Optim
 from pipeline.fit import fit, learning_rate
@@ -603,3 +603,8 @@ def test_losses_step_by_step_are_those_of_the_golden_trace(
         make("rm", tmp_path / "rewards", {"sft": tmp_path / "lm" / "out", "data": tmp_path / "rm"}, *overrides)
     trace = [r["loss"] for r in records(tmp_path / {"sft": "lm", "rm": "rewards"}[stage])]
     assert trace == pytest.approx(GOLDEN[request.node.callspec.id], rel=1e-4)
+
+
+def test_too_few_rows_for_a_batch_are_refused_with_a_remedy():
+    with pytest.raises(ValueError, match=r"^7 rows are left for a batch of 8: "):
+        order.step_rows(7, 8, 0, 0)

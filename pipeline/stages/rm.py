@@ -23,7 +23,7 @@ from pipeline.track import Track
 def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     model, tokenizer = models.new_rm(inputs["sft"], x.rm.head_init, derive(x.seed, "rm", "head"))
     pairs, dropped = encode(tokenizer, rows.read(inputs["data"]), x.rm.max_length)
-    steps = x.rm.epochs * (len(pairs) // x.rm.batch)
+    steps = x.rm.epochs * order.epoch_steps(len(pairs), x.rm.batch)
     loss = losses.make(**x.loss)
     curve: list[dict[str, float]] = []
 
@@ -101,10 +101,11 @@ def head_gradient_error(model: PreTrainedModel, groups: Sequence[Group], tokens:
     relative to the pairs' own gradients: the identity that both papers start from (BSR eq. 19, NormBT eq. 6)."""
     with torch.no_grad():
         s = forward(model, groups, tokens)
-    weight = models.head(model).weight.detach().squeeze(0).requires_grad_()
-    scored = PairScores(s.h_chosen @ weight, s.h_rejected @ weight, s.h_chosen, s.h_rejected)
+    weight = models.head(model).weight.detach().squeeze(0).double().requires_grad_()
+    h_chosen, h_rejected = s.h_chosen.double(), s.h_rejected.double()  # their difference is small beside them
+    scored = PairScores(h_chosen @ weight, h_rejected @ weight, h_chosen, h_rejected)
     (by_autograd,) = torch.autograd.grad(losses.bt(scored), weight)
-    by_pair = torch.sigmoid(-scored.delta.detach())[:, None] * (s.h_rejected - s.h_chosen)  # (n, d)
+    by_pair = torch.sigmoid(-scored.delta.detach())[:, None] * (h_rejected - h_chosen)  # (n, d)
     return float((by_autograd - by_pair.mean(0)).abs().max() / by_pair.abs().mean(0).max())
 
 

@@ -35,7 +35,7 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     seed = x.sft.seed
     model, tokenizer = base.make(x.model, derive(seed, "sft", "init"))
     samples, too_long = encode(tokenizer, rows.read(inputs["data"]), x.sft.max_length)
-    steps = x.sft.steps or x.sft.epochs * (len(samples) // x.sft.batch)
+    steps = x.sft.steps or x.sft.epochs * order.epoch_steps(len(samples), x.sft.batch)
 
     def batch_of(step: int) -> list[Sample]:
         return [samples[i] for i in order.step_rows(len(samples), x.sft.batch, derive(seed, "sft"), step)]
