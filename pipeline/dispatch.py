@@ -166,7 +166,7 @@ def look(elsewhere: dict[str, Node], schedule: Schedule) -> list[Node]:
     """At artefacts that another process was making: returns those that are there now; what it gave up we may start."""
     found = []
     for key, node in list(elsewhere.items()):
-        if plan.is_done(node):
+        if store.is_done(node.folder):
             found.append(elsewhere.pop(key))
             schedule.done(node)
         elif lock.holder(node.folder, node.lock_seconds) is None:

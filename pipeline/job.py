@@ -31,21 +31,16 @@ PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "scipy", "
 def run(folder: Path) -> int:
     """Makes the artefact of this folder, unless it is there; returns the exit code."""
     spec = json.loads((folder / "spec.json").read_text())
-    if is_done(folder):
+    if store.is_done(folder):
         return THERE
     held = lock.acquire(folder, spec["around"]["run"]["lock_seconds"])
     if isinstance(held, lock.Owner):
         print(f"{spec['stage']}/{spec['slug']} is being made by {held}", flush=True)
         return HELD
     try:
-        return THERE if is_done(folder) else attempt(folder, spec)
+        return THERE if store.is_done(folder) else attempt(folder, spec)
     finally:
         held.release()
-
-
-def is_done(folder: Path) -> bool:
-    found = store.manifest(folder)
-    return found is not None and store.missing_file(folder, found["files"]) is None
 
 
 def attempt(folder: Path, spec: Mapping[str, Any]) -> int:

@@ -83,11 +83,6 @@ def build(
     return builder.graph, targets
 
 
-def is_done(node: Node) -> bool:
-    found = store.manifest(node.folder)
-    return found is not None and store.missing_file(node.folder, found["files"]) is None
-
-
 def was_made(node: Node) -> bool:
     """What was made and is damaged is made again, even if nothing missing needs it; what was collected is not."""
     return any((node.folder / name).exists() for name in (store.MANIFEST, store.DAMAGED_MANIFEST))
@@ -95,7 +90,7 @@ def was_made(node: Node) -> bool:
 
 def judge(graph: Graph, targets: Sequence[Node]) -> None:
     """Sets every node's state. Why the missing ones are missing is told by why.explain_all."""
-    done = {key: node for key, node in graph.items() if is_done(node)}
+    done = {key: node for key, node in graph.items() if store.is_done(node.folder)}
     wanted: set[str] = set()
     stack = [*targets, *(node for key, node in graph.items() if key not in done and was_made(node))]
     while stack:
