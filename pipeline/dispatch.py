@@ -103,8 +103,7 @@ def run(graph: Graph, targets: Sequence[Node], settings: Run, jobs: int, out: Te
     """Makes everything that is missing for the targets. A failing branch does not stop the others."""
     outcome = Outcome()
     schedule = Schedule(graph, targets)
-    total = len(schedule.remaining())
-    if not total:
+    if not schedule.remaining():
         return outcome
     head = commit()
     sources = {code: source.of(code) for code in sorted({n.stage.code for n in schedule.remaining()})}

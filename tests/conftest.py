@@ -5,6 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from artefacts import finish, planned
+
+from pipeline.plan import Node
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -28,3 +31,17 @@ def golden() -> Callable[[str, str], None]:
         assert text == path.read_text(), f"{name} differs; if that is meant: UPDATE_GOLDEN=1"
 
     return compare
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def done(root: Path) -> dict[str, Node]:
+    """All three toys, made with loss.coef 0.01."""
+    nodes = planned(root)
+    for node in nodes.values():
+        finish(node)
+    return nodes

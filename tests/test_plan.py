@@ -10,21 +10,6 @@ from pipeline.config import experiment
 from pipeline.errors import ConfigError
 from pipeline.plan import Node
 
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "runs"
-
-
-@pytest.fixture
-def done(root: Path) -> dict[str, Node]:
-    """All three toys, made."""
-    nodes = planned(root)
-    for node in nodes.values():
-        finish(node)
-    return nodes
-
-
 ALL = ("alpha", "beta", "gamma")
 
 

@@ -11,20 +11,6 @@ from pipeline.plan import Node
 ALL = ("alpha", "beta", "gamma")
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "runs"
-
-
-@pytest.fixture
-def done(root: Path) -> dict[str, Node]:
-    """All three toys, made with loss.coef 0.01."""
-    nodes = planned(root)
-    for node in nodes.values():
-        finish(node)
-    return nodes
-
-
 def reasons(
     root: Path, settings: dict[str, object] | None = None, **changed: dict[str, object]
 ) -> dict[str, list[str]]:
