@@ -157,6 +157,7 @@ class Rm:
 class Bench:
     # control: rewards multiplied by exp(outliers z), as if the norms of some representations were outliers
     outliers: float | None = None
+    frozen: bool = False  # accuracy by distance in the SFT model too: the same bins for every loss
 
     def __post_init__(self) -> None:
         check(self.outliers is None or self.outliers > 0, "outliers", self.outliers, "must be positive, or null")

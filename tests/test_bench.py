@@ -7,14 +7,20 @@ from typing import Any
 import pytest
 import tiny
 
-from pipeline import rows
+from pipeline import plan, rows
 from pipeline.rows import Row
 from pipeline.stage import Inputs
-from pipeline.stages import bench
+from pipeline.stages import STAGES, bench
 
 
-def run(tmp_path: Path, sets: dict[str, list[Row]], rewards: dict[str, list[list[float]]], *overrides: str) -> Any:
-    """The stage on these rows and on the rewards of their responses."""
+def run(
+    tmp_path: Path,
+    sets: dict[str, list[Row]],
+    rewards: dict[str, list[list[float]]],
+    *overrides: str,
+    frozen: dict[str, list[float]] | None = None,
+) -> Any:
+    """The stage on these rows and on the rewards of their responses. `frozen`: distances in the SFT model."""
     scored = [
         {"set": name, "id": row["id"], "response": i, "reward": reward, "norm": 1.0, "distances": apart(len(own), i)}
         for name, data in sets.items()
@@ -27,6 +33,16 @@ def run(tmp_path: Path, sets: dict[str, list[Row]], rewards: dict[str, list[list
     for name, data in sets.items():
         rows.write(tmp_path / name, data)
     inputs = Inputs({name: tmp_path / name for name in ("score", *sets)})
+    if frozen:
+        (tmp_path / "frozen").mkdir(exist_ok=True)
+        before = [
+            {"set": name, "id": row["id"], "response": i, "distances": [d, 0.0] if i else [0.0, d]}
+            for name, apart in frozen.items()
+            for row, d in zip(sets[name], apart, strict=True)
+            for i in (0, 1)
+        ]
+        rows.write(tmp_path / "frozen", before, "scores")
+        inputs = Inputs({**inputs, "frozen": tmp_path / "frozen"})
     return bench.run(tiny.view_of("bench", tiny.experiment(*overrides)), inputs, tmp_path / "out")
 
 
@@ -48,6 +64,25 @@ def test_pairs_are_broken_down_and_kept(tmp_path: Path) -> None:
     assert [row["correct"] for row in rows.read(tmp_path / "out", "examples")] == [True, False, True, False]
     assert [row["lengths"] for row in rows.read(tmp_path / "out", "examples")] == [[len(a), len(b)] for a, b in texts]
     assert [row["distance"] for row in rows.read(tmp_path / "out", "examples")] == [1.0] * 4
+
+
+def test_accuracy_by_distance_in_the_sft_model_has_bins_that_no_loss_moved(tmp_path: Path) -> None:
+    data = [
+        {"id": str(i), "prompt": "q", "cluster": "c", "chosen": "a", "rejected": "b", "subset": "s"} for i in range(4)
+    ]
+    rewards = {"in_domain": [[2.0, 1.0], [1.0, 2.0], [2.0, 1.0], [1.0, 1.0]]}
+    metrics = run(tmp_path, {"in_domain": data}, rewards, frozen={"in_domain": [4.0, 3.0, 2.0, 1.0]})
+    assert [metrics[f"in_domain/accuracy/frozen_distance/q{q}"] for q in (1, 2, 3, 4)] == [0.0, 1.0, 0.0, 1.0]
+    assert [row["frozen_distance"] for row in rows.read(tmp_path / "out", "examples")] == [4.0, 3.0, 2.0, 1.0]
+
+
+def test_every_loss_shares_one_scoring_of_the_sft_model() -> None:
+    asked = [
+        STAGES["bench"].needs(tiny.experiment(*overrides)).get("frozen")
+        for overrides in (("loss=bt",), ("loss=norm_bt", "rm.optim.lr=1", "rm.epochs=2"), ("bench.frozen=false",))
+    ]
+    keys = [None if node is None else plan.Builder(STAGES, Path()).add(*node).key for node in asked]
+    assert keys[0] == keys[1] != keys[2] is None
 
 
 def test_rm_bench_has_rows_for_those_who_see_length_alone(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def keys_of(x: Experiment) -> dict[str, str]:
         for name, need in node.inputs.items():
             whose = f"data of {node.stage.name}" if name == "data" else f"data of bench: {name}"
             again = name.startswith(("baseline", "reference"))
-            role = need.stage.name + f" ({name})" * again
+            role = need.stage.name + f" ({name})" * again + " (untrained)" * ("/untrained-" in need.name)
             labels[whose if need.stage.name == "data" else role] = need.key
     return labels
 
@@ -236,6 +236,8 @@ def another(name: str, value: Any) -> Any:
         return OTHER[name]
     if name.startswith("data.") and name.endswith(ORIGIN):
         return None
+    if isinstance(value, bool):
+        return not value
     if isinstance(value, int):
         return value + 1
     if isinstance(value, float):

@@ -136,7 +136,24 @@ def scored(x: Experiment) -> Needs:
 
 
 def measured(x: Experiment) -> Needs:
-    return {"score": ("score", x), **benchmarks(x)}
+    return {"score": ("score", x), **frozen(x), **benchmarks(x)}
+
+
+def frozen(x: Experiment) -> Needs:
+    """The same texts seen by the SFT model with a head that has learned nothing: distances that no loss has moved."""
+    if x.external or not x.bench.frozen:
+        return {}
+    untrained = replace(
+        x.rm,
+        epochs=0,
+        head_init="stiennon",
+        trains="model",
+        draw=None,
+        head_offset=None,
+        probe_every=None,
+        optim=x.sft.optim,  # it does not matter, but must be the same for all
+    )
+    return {"frozen": ("score", replace(x, rm=untrained, loss={"name": "bt"}))}
 
 
 def loss_name(loss: Mapping[str, Any]) -> str:
@@ -146,7 +163,9 @@ def loss_name(loss: Mapping[str, Any]) -> str:
 
 
 def learner(x: Experiment) -> str:
-    return f"external-{x.external.sha256[:8]}" if x.external else loss_name(x.loss)
+    if x.external:
+        return f"external-{x.external.sha256[:8]}"
+    return loss_name(x.loss) if x.rm.epochs else "untrained"
 
 
 def with_loss(x: Experiment) -> str:
@@ -175,7 +194,7 @@ STAGES = {
         Stage("external", 1, reads=("external",), needs=lambda x: {}, slug=learner, ready=lies_somewhere),
         Stage("rm", 2, reads=("seed", "rm", "loss", "compute"), needs=rm, slug=with_loss),
         Stage("score", 2, reads=("compute",), needs=scored, slug=with_loss),
-        Stage("bench", 2, reads=("bench",), needs=measured, slug=with_loss),
+        Stage("bench", 3, reads=("bench",), needs=measured, slug=with_loss),
         Stage("rloo", 1, reads=("seed", "rloo", "compute"), needs=rloo, slug=lambda x: f"{trained_on(x)}-s{x.seed}"),
         Stage("generate", 1, reads=("seed", "generate", "compute"), needs=generate, slug=sampled_from),
         Stage("judge", 2, reads=("judge", "compute"), needs=judge, slug=sampled_from, ready=judgeable),

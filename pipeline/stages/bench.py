@@ -21,6 +21,7 @@ class Answers:
 
     rewards: list[float] = field(default_factory=list)
     distances: list[list[float]] = field(default_factory=list)  # between representations, each with each
+    frozen: list[list[float]] = field(default_factory=list)  # the same in the SFT model; empty: not asked for
 
 
 Scored = Mapping[str, Answers]  # by row id
@@ -33,9 +34,11 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
         answers = found[scored["set"]][scored["id"]]
         answers.rewards.append(factor * scored["reward"])
         answers.distances.append(scored["distances"])
+    for scored in rows.read(inputs["frozen"], "scores") if "frozen" in inputs else ():
+        found[scored["set"]][scored["id"]].frozen.append(scored["distances"])
     metrics: dict[str, float] = {}
     examples: list[Row] = []
-    for name in sorted(set(inputs) - {"score"}):
+    for name in sorted(set(inputs) - {"score", "frozen"}):
         data = rows.read(inputs[name])
         metrics |= {f"{name}/{key}": value for key, value in BENCHMARKS[name](data, found[name]).items()}
         examples += [example(name, row, found[name][row["id"]]) for row in data]
@@ -54,6 +57,7 @@ def example(name: str, row: Row, answers: Answers) -> Row:
         "rewards": answers.rewards,
         "lengths": [len(text) for text in rows.responses_of(row)],
         "distance": answers.distances[0][1] if pair else None,
+        "frozen_distance": answers.frozen[0][1] if pair and answers.frozen else None,
         "correct": answers.rewards[0] > answers.rewards[1] if pair else None,
     }
 
@@ -72,10 +76,15 @@ def in_domain(data: Sequence[Row], scored: Scored) -> dict[str, float]:
 def of_pairs(data: Sequence[Row], scored: Scored) -> dict[str, np.ndarray]:
     """(n,) by which accuracy is broken down: how far apart the two are, how much longer the chosen one is."""
     lengths = np.array([[len(text) for text in rows.responses_of(row)] for row in data])
-    return {
-        "distance": np.array([scored[row["id"]].distances[0][1] for row in data]),
-        "length_difference": lengths[:, 0] - lengths[:, 1],
-    }
+    apart = {name: matrices[:, 0, 1] for name, matrices in distances(data, scored).items()}
+    return {**apart, "length_difference": lengths[:, 0] - lengths[:, 1]}
+
+
+def distances(data: Sequence[Row], scored: Scored) -> dict[str, np.ndarray]:
+    """(n, k, k) between a row's responses, in the reward model and in the SFT model if that was asked for."""
+    answers = [scored[row["id"]] for row in data]
+    apart = {"distance": np.array([a.distances for a in answers])}
+    return apart | ({"frozen_distance": np.array([a.frozen for a in answers])} if answers[0].frozen else {})
 
 
 def scenarios(data: Sequence[Row], scored: Scored) -> dict[str, float]:
@@ -114,7 +123,7 @@ def rm_bench_matrix(data: Sequence[Row], scored: Scored) -> dict[str, float]:
     there = [name for name in rm_bench.DOMAINS if any(label.startswith(name) for label in labels)]
     lengths = np.array([[len(text) for text in rows.responses_of(row)] for row in data])
     by = {
-        "distance": np.array([scored[id].distances for id in ids])[:, :3, 3:],
+        **{name: matrices[:, :3, 3:] for name, matrices in distances(data, scored).items()},
         "length_difference": rm_bench.length_differences(lengths[:, :3], lengths[:, 3:]),
     }
     blind = rm_bench.baselines(labels, ids, lengths[:, :3], lengths[:, 3:], seed=0, domains=there)
