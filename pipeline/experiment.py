@@ -158,6 +158,7 @@ class Bench:
     # control: rewards multiplied by exp(outliers z), as if the norms of some representations were outliers
     outliers: float | None = None
     frozen: bool = False  # accuracy by distance in the SFT model too: the same bins for every loss
+    blind: Literal["longer", "shorter", "random"] | None = None  # a floor: rewards by length alone, or by nothing
 
     def __post_init__(self) -> None:
         check(self.outliers is None or self.outliers > 0, "outliers", self.outliers, "must be positive, or null")

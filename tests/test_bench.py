@@ -76,6 +76,24 @@ def test_accuracy_by_distance_in_the_sft_model_has_bins_that_no_loss_moved(tmp_p
     assert [row["frozen_distance"] for row in rows.read(tmp_path / "out", "examples")] == [4.0, 3.0, 2.0, 1.0]
 
 
+@pytest.mark.parametrize(("kind", "accuracy"), [("longer", 2 / 3), ("shorter", 1 / 3)])
+def test_who_sees_length_alone_ranks_by_it(kind: str, accuracy: float, tmp_path: Path) -> None:
+    data = [
+        {"id": str(i), "prompt": "q", "cluster": "c", "chosen": chosen, "rejected": rejected, "subset": "s"}
+        for i, (chosen, rejected) in enumerate([("aaa", "b"), ("a", "bb"), ("aaaa", "bb")])
+    ]
+    metrics = run(tmp_path, {"in_domain": data}, {"in_domain": [[0.0, 1.0]] * 3}, f"bench.blind={kind}")
+    assert metrics["in_domain/accuracy"] == accuracy
+
+
+def test_who_sees_nothing_is_right_half_the_time(tmp_path: Path) -> None:
+    data = [
+        {"id": str(i), "prompt": "q", "cluster": "c", "chosen": "a", "rejected": "b", "subset": "s"} for i in range(400)
+    ]
+    metrics = run(tmp_path, {"in_domain": data}, {"in_domain": [[1.0, 0.0]] * 400}, "bench.blind=random")
+    assert 0.42 < metrics["in_domain/accuracy"] < 0.58 and metrics["in_domain/ties"] == 0
+
+
 def test_every_loss_shares_one_scoring_of_the_sft_model() -> None:
     asked = [
         STAGES["bench"].needs(tiny.experiment(*overrides)).get("frozen")

@@ -21,6 +21,7 @@ Golden = Callable[[str, str], None]
 # Leaves whose other value is not simply the next one. None: it cannot be changed alone.
 OTHER: dict[str, Any] = {
     "bench.outliers": 1.0,
+    "bench.blind": "longer",
     "rm.draw": 1,
     "rm.head_offset": 12.0,
     "rm.trains": "head",

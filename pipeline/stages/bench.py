@@ -40,6 +40,9 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     examples: list[Row] = []
     for name in sorted(set(inputs) - {"score", "frozen"}):
         data = rows.read(inputs[name])
+        if x.bench.blind:
+            for row in data:
+                found[name][row["id"]].rewards = blind(x.bench.blind, name, row)
         metrics |= {f"{name}/{key}": value for key, value in BENCHMARKS[name](data, found[name]).items()}
         examples += [example(name, row, found[name][row["id"]]) for row in data]
     rows.write(out, examples, "examples")
@@ -60,6 +63,14 @@ def example(name: str, row: Row, answers: Answers) -> Row:
         "frozen_distance": answers.frozen[0][1] if pair and answers.frozen else None,
         "correct": answers.rewards[0] > answers.rewards[1] if pair else None,
     }
+
+
+def blind(kind: str, name: str, row: Row) -> list[float]:
+    """What someone says of a row's responses who sees their length alone, or nothing at all."""
+    lengths = [float(len(text)) for text in rows.responses_of(row)]
+    if kind == "random":
+        return np.random.default_rng(derive(0, "blind", name, row["id"])).random(len(lengths)).tolist()
+    return lengths if kind == "longer" else [-length for length in lengths]
 
 
 def outlier(spread: float, scored: Row) -> float:
