@@ -188,6 +188,15 @@ class Rloo:
 
 
 @dataclass(frozen=True)
+class Policy:
+    """What RLOO trains, where it is not what the reward model starts from. None: as there."""
+
+    model: Model | None = None
+    sft: Sft | None = None
+    data: Source | None = None  # for its SFT
+
+
+@dataclass(frozen=True)
 class Generate:
     policy: Literal["sft", "rloo"]
     temperature: float  # 0: greedy
@@ -362,6 +371,7 @@ class Experiment:
     rm: Rm
     loss: dict[str, Constant]  # name of a function in pipeline/losses.py and its constants
     bench: Bench
+    policy: Policy
     rloo: Rloo
     generate: Generate
     judge: Judge

@@ -20,6 +20,9 @@ Golden = Callable[[str, str], None]
 
 # Leaves whose other value is not simply the next one. None: it cannot be changed alone.
 OTHER: dict[str, Any] = {
+    "policy.model": {"source": "hub", "id": "org/other", "revision": "main"},
+    "policy.sft": {**json.loads(json.dumps(dataclasses.asdict(experiment().sft))), "steps": 7},
+    "policy.data": {"kind": "world", "part": "sft", "n": 64},
     "bench.outliers": 1.0,
     "bench.blind": "longer",
     "rm.draw": 1,
@@ -315,6 +318,16 @@ def test_the_gold_reward_needs_no_reward_model():
     assert replanned_by("loss.coef") == BELOW_LOSS
     other_loss = experiment((), {"rloo.reward": "gold", "loss": "bsr"})
     assert not {"rloo", "generate", "judge", "alpaca_eval"} & set(replanned(x, other_loss))
+
+
+def test_a_policy_of_another_model_starts_from_its_own_sft_and_is_compared_with_that():
+    def starts(x: Experiment) -> dict[str, str]:
+        graph, _ = plan.build(STAGES, Path(), [("alpaca_eval", x)])
+        return {f"{n.name}/{name}": need.key for n in graph.values() for name, need in n.inputs.items()}
+
+    one, two = starts(experiment()), starts(experiment((), {"policy": "tiny-qwen2"}))
+    assert one["rm/bt-s0/sft"] == one["rloo/bt-s0/sft"] == one["generate/sft-r0-s0/policy"] == two["rm/bt-s0/sft"]
+    assert two["rloo/bt-s0/sft"] == two["generate/sft-r0-s0/policy"] != two["rm/bt-s0/sft"]
 
 
 def test_seeds_of_one_replica_share_their_start():

@@ -80,13 +80,21 @@ def benchmarks(x: Experiment) -> Needs:
     return {name: data(x, source, x.seed) for name, source in x.data.benchmarks.items() if source is not None}
 
 
+def actor(x: Experiment) -> Experiment:
+    """The chain with the policy's own model, where it has one, in the place of the reward model's."""
+    own = x.policy
+    tuned, rows = replace(own.sft or x.sft, seed=replica(x)), own.data or x.data.sft
+    return replace(x, model=own.model or x.model, sft=tuned, data=replace(x.data, sft=rows))
+
+
 def rloo(x: Experiment) -> Needs:
     learned: Needs = {"rm": reward_model(x)} if x.rloo.reward == "rm" else {}
-    return {"sft": ("sft", x), "data": data(x, x.data.prompts, x.seed), **learned}
+    return {"sft": ("sft", actor(x)), "data": data(x, x.data.prompts, x.seed), **learned}
 
 
 def generate(x: Experiment) -> Needs:
-    return {"policy": (x.generate.policy, x), "data": data(x, x.data.alpaca_eval, x.seed)}
+    policy = ("sft", actor(x)) if x.generate.policy == "sft" else ("rloo", x)
+    return {"policy": policy, "data": data(x, x.data.alpaca_eval, x.seed)}
 
 
 def from_sft(x: Experiment) -> tuple[str, Experiment]:
