@@ -36,6 +36,7 @@ PLANNING = (
     "show",
     "source",
     "stage",
+    "stats",
     "store",
     "table",
     "why",
