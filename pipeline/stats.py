@@ -32,7 +32,7 @@ class Estimate:
     high: float
     error: float  # standard error
     means: tuple[float, ...]  # of the units
-    unit: str  # what was taken as independent
+    unit: str  # what was taken as independent, in the plural
 
     @property
     def freedom(self) -> int:
@@ -46,10 +46,10 @@ def units(values: ArrayLike, replica: Sequence[int]) -> tuple[NDArray, str]:
     assert v.shape == of.shape and v.ndim == 1, "one SFT model for each value"
     models = np.unique(of)
     if len(models) == len(v):
-        return v, "seed"
+        return v, "seeds"
     if len(models) == 1:
-        return v, "seed, one SFT model"
-    return np.array([v[of == model].mean() for model in models]), "SFT model"
+        return v, "seeds of one SFT model"
+    return np.array([v[of == model].mean() for model in models]), "SFT models"
 
 
 def estimate(values: ArrayLike, replica: Sequence[int], bootstrap: bool = False) -> Estimate:

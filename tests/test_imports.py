@@ -38,7 +38,9 @@ PLANNING = (
     "stage",
     "stats",
     "store",
-    "table",
+    "table.cells",
+    "table.formats",
+    "table.spec",
     "why",
 )
 PURE = {"losses": {"torch"}, "advantages": {"torch"}}

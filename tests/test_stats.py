@@ -26,18 +26,18 @@ def test_an_interval_is_students_of_the_differences():
     values = [0.1, 0.3, 0.2, 0.6]
     found = stats.estimate(values, range(4))
     half = 3.182446 * spread(values) / 2  # t(0.975; 3), from a printed table
-    assert (found.mean, found.unit, found.freedom) == (pytest.approx(0.3), "seed", 3)
+    assert (found.mean, found.unit, found.freedom) == (pytest.approx(0.3), "seeds", 3)
     assert (found.low, found.high) == (pytest.approx(0.3 - half, abs=1e-6), pytest.approx(0.3 + half, abs=1e-6))
 
 
 def test_seeds_of_one_sft_model_count_once():
     found = stats.estimate([1, 2, 3, 4, 5, 6], [0, 1, 0, 1, 0, 2])
-    assert found.means == (3.0, 3.0, 6.0) and found.mean == 4.0 and found.unit == "SFT model"
+    assert found.means == (3.0, 3.0, 6.0) and found.mean == 4.0 and found.unit == "SFT models"
 
 
 def test_with_one_sft_model_the_seeds_are_units_and_it_is_said():
     found = stats.estimate([1.0, 2.0, 3.0], [4, 4, 4])
-    assert found.freedom == 2 and found.unit == "seed, one SFT model"
+    assert found.freedom == 2 and found.unit == "seeds of one SFT model"
 
 
 def test_one_unit_has_no_interval():

@@ -17,7 +17,8 @@ from pipeline.config import build
 from pipeline.errors import ConfigError
 from pipeline.stage import Stage
 from pipeline.stages import STAGES
-from pipeline.table import Spec, Table
+from pipeline.table import Spec, Table, formats
+from pipeline.table import spec as spec_module
 
 Golden = Callable[[str, str], None]
 
@@ -36,7 +37,17 @@ SPEC: dict[str, Any] = {
         {"label": "BT", "set": {"loss": "bt", "replicas": 3}},
         {"label": "BSR, λ = 0.01", "set": {"loss": "bsr", "replicas": 4}},
         {"label": "ceiling", "set": {"judge.temperature": 1.0, "replicas": 5}, "stages": ["eval"]},
+        {"label": "theirs", "set": {}, "stages": []},
     ],
+    "baseline": "BT",
+    "primary": ["τ"],
+    "published": {
+        "BT": {"τ": {"value": 0.51, "mark": "paper", "source": "Table 5"}},
+        "theirs": {
+            "accuracy": {"value": 70.1, "mark": "second-hand", "source": "Table 2 & notes"},
+            "τ": {"value": 0.5, "mark": "paper", "source": "Table 5"},
+        },
+    },
     "columns": [
         {"label": "accuracy", "stage": "bench", "metric": "in_domain/accuracy", "scale": 100, "digits": 1},
         {"label": "τ", "stage": "bench", "metric": "tau"},
@@ -45,8 +56,16 @@ SPEC: dict[str, Any] = {
 }
 
 
+PLAIN: dict[str, Any] = {"baseline": None, "primary": None, "published": None}  # no row is compared with another
+
+
+def values(**changed: Any) -> dict[str, Any]:
+    own = PLAIN if {"rows", "columns"} & changed.keys() else {}
+    return {**SPEC, **own, **changed}
+
+
 def spec(**changed: Any) -> Spec:
-    return build(Spec, {**SPEC, **changed}, "table")
+    return build(Spec, values(**changed), "table")
 
 
 def filled(root: Path, made_of: Spec | None = None, overrides: Sequence[str] = ()) -> Table:
@@ -86,12 +105,12 @@ def test_every_table_can_be_planned_at_its_scales(name: str, scale: str, root: P
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of table files of the test's own."""
-    monkeypatch.setattr(table, "FOLDER", tmp_path)
+    monkeypatch.setattr(spec_module, "FOLDER", tmp_path)
     return tmp_path
 
 
 def refused(folder: Path, **changed: Any) -> str:
-    (folder / "mine.yaml").write_text(json.dumps({**SPEC, **changed}))  # JSON is YAML
+    (folder / "mine.yaml").write_text(json.dumps(values(**changed)))  # JSON is YAML
     with pytest.raises(ConfigError) as caught:
         table.load("mine", TOYS)
     return str(caught.value)
@@ -147,6 +166,21 @@ def column(**changed: Any) -> list[dict[str, Any]]:
             {"rows": [{"label": "x", "set": {}, "stages": ["evl"]}]},
             "stage = 'evl': no such stage; did you mean 'eval'?",
         ),
+        ({"baseline": "BTT"}, "table.baseline = 'BTT': no such label; did you mean 'BT'?"),
+        (
+            {"rows": [{**SPEC["rows"][0], "baseline": "no"}]},
+            "table.rows[0].baseline = 'no': no such label; known: BT",
+        ),
+        ({"primary": ["t"]}, "table.primary = 't': no such column"),
+        ({"published": {"TB": {}}}, "table.published = 'TB': no such label; did you mean 'BT'?"),
+        ({"published": {"BT": {"tau": SPEC["published"]["BT"]["τ"]}}}, "table.published.BT = 'tau': no such label"),
+        (
+            {"published": {"BT": {"τ": {"value": 1, "mark": "guessed", "source": "us"}}}},
+            "table.published.BT.τ.mark = 'guessed': must be one of paper, code, second-hand",
+        ),
+        ({"published": {"BT": {"τ": {"value": 1, "mark": "paper"}}}}, "table.published.BT.τ.source = None: missing"),
+        ({"columns": column(setting="seed")}, "table.columns[0].stage = 'bench': has no meaning beside setting"),
+        ({"columns": [{"label": "x"}]}, "table.columns[0].stage = None: missing"),
         ({"rowss": []}, "table.rowss = []: unknown key; did you mean 'rows'?"),
         ({"seeds": ["one"]}, "table.seeds[0] = 'one': expected a whole number"),
         ({"title": 3}, "table.title = 3: expected text"),
@@ -241,7 +275,7 @@ def test_a_cell_is_mean_and_standard_deviation_over_seeds(root: Path):
     value = whole.cells["BT", "accuracy"].values
     assert len(value) == 2
     text = f"{statistics.fmean(value):.1f} ± {statistics.stdev(value):.1f}"
-    assert table.shown(whole.cells["BT", "accuracy"], whole.spec.columns[0]) == text == "60.8 ± 1.1"
+    assert formats.shown(whole.cells["BT", "accuracy"], whole.spec.columns[0]) == text == "60.8 ± 1.1"
 
 
 def test_one_seed_has_no_spread(root: Path):
@@ -293,7 +327,83 @@ def test_of_many_reasons_a_few_are_told_and_the_rest_counted(root: Path):
     rows = [{"label": loss, "set": {"loss": loss, "replicas": i}} for i, loss in enumerate(("bt", "bsr", "norm_bt"), 1)]
     text = table.markdown(filled(root, spec(rows=rows)))
     reasons = [line for line in text.splitlines() if line.startswith("– :")]
-    assert len(reasons) == table.SHOWN_REASONS + 1 and reasons[-1] == "– : and 2 more."
+    assert len(reasons) == formats.SHOWN_REASONS + 1 and reasons[-1] == "– : and 2 more."
+
+
+def test_a_setting_is_shown_as_the_row_has_it(root: Path):
+    columns = [{"label": "batch", "setting": "rm.batch"}, {"label": "betas", "setting": "rm.optim.betas"}]
+    rows = [{"label": "x", "set": {"rm.batch": 8}}, {"label": "theirs", "set": {}, "stages": []}]
+    whole = filled(root, spec(rows=rows, columns=columns))
+    assert "| x | 8 | [0.9, 0.95] |" in table.markdown(whole) and "| theirs | – | – |" in table.markdown(whole)
+    assert not table.wanted(whole.spec, table.experiments(whole.spec, ()))
+    with pytest.raises(ConfigError, match=r"table column x = 'rm\.btch': did you mean 'rm\.batch'"):
+        filled(root, spec(rows=rows, columns=[{"label": "x", "setting": "rm.btch"}]))
+
+
+def test_one_metric_can_be_taken_from_another(root: Path):
+    make(root)
+    columns = [{"label": "gap", "stage": "bench", "metric": "in_domain/accuracy", "minus": "tau"}]
+    cell = filled(root, spec(columns=columns, rows=SPEC["rows"][:2])).cells["BSR, λ = 0.01", "gap"]
+    found = [store.manifest(node.folder) for node in cell.nodes]
+    assert cell.values == tuple(m["metrics"]["in_domain/accuracy"] - m["metrics"]["tau"] for m in found if m)
+
+
+# --- differences ---
+
+
+def effects(root: Path, gains: Sequence[float], replicas: int, **changed: Any) -> Table:
+    """BT and BSR over seeds; BSR's τ is BT's of the same seed and its gain."""
+    stages = {**TOYS, "bench": toy("bench", ("seed", "replicas", "loss"))}
+    rows = [{"label": name, "set": {"loss": name, "replicas": replicas}} for name in ("bt", "bsr")]
+    own = spec(rows=rows, columns=SPEC["columns"][1:2], seeds=list(range(len(gains))), baseline="bt", **changed)
+    made = table.experiments(own, ())
+    for (row, _, seed), x in made.items():
+        gain = gains[seed] if row == "bsr" else 0.0
+        finish(plan.Builder(stages, root).add("bench", x), {"tau": 10.0 * seed + gain})
+    return table.fill("toys", own, made, stages, root)
+
+
+def test_a_difference_is_paired_by_seed_and_counts_an_sft_model_once(root: Path):
+    whole = effects(root, [1, 2, 3, 5, 8, 10], replicas=4)
+    found = whole.differences["bsr", "τ"]
+    assert list(whole.differences) == [("bsr", "τ")] and found.baseline == "bt"
+    assert found.values == pytest.approx((1, 2, 3, 5, 8, 10))
+    assert found.estimate and found.estimate.means == pytest.approx((4.5, 6, 3, 5))
+    assert f"| bsr − bt | {found.estimate.mean:+.3f} [{found.estimate.low:+.3f}, " in table.markdown(whole)
+    assert "(4 SFT models). The differences are secondary" in table.markdown(whole)
+
+
+def test_a_difference_of_one_seed_has_no_interval(root: Path):
+    whole = effects(root, [0.25], replicas=1, primary=["τ"])
+    assert "| bsr − bt | +0.250 |" in table.markdown(whole) and "interval" not in table.markdown(whole)
+    (found,) = [c["difference"] for c in json.loads(formats.as_json(whole))["cells"] if c["difference"]]
+    assert found == {"baseline": "bt", "values": [0.25], "interval": None}
+
+
+def test_a_row_has_a_baseline_of_its_own(root: Path):
+    rows = [{**row, "baseline": base} for row, base in zip(SPEC["rows"], (None, None, "BT"), strict=False)]
+    make(root)
+    whole = filled(root, spec(rows=rows, columns=SPEC["columns"]))
+    assert {key: d.baseline for key, d in whole.differences.items()} == {("ceiling", "win rate"): "BT"}
+
+
+def test_a_row_without_its_baseline_has_no_difference(root: Path):
+    make(root, skip=["bench/bt-s0"])
+    whole = filled(root)
+    assert ("BSR, λ = 0.01", "τ") not in whole.differences
+    assert ("BSR, λ = 0.01", "win rate") in whole.differences
+
+
+def test_a_cell_names_the_files_with_its_examples(root: Path):
+    (node,) = [plan.Builder(TOYS, root).add("bench", x) for x in table.experiments(single(), ()).values()]
+    finish(node, {"tau": 0.5}, files={"examples.parquet": "rows"})
+    (cell,) = filled(root, single()).cells.values()
+    assert cell.examples == (f"bench/{node.folder.name}/out/examples.parquet",)
+    assert (root / cell.examples[0]).read_text() == "rows"
+
+
+def single() -> Spec:
+    return spec(rows=SPEC["rows"][:1], columns=SPEC["columns"][1:2], seeds=[0])
 
 
 # --- text ---
@@ -311,10 +421,40 @@ def test_a_table_with_holes_is_pinned(root: Path, golden: Golden, suffix: str):
     golden(f"table-holes.{suffix}", table.FORMATS[suffix](filled(root)))
 
 
+def test_published_numbers_stand_below_their_row_with_their_sources(root: Path):
+    make(root)
+    text = table.markdown(filled(root))
+    assert "| theirs | – | – | – |\n| theirs, published | 70.1 | 0.50 |  |" in text
+    assert "Published: Table 2 & notes [second-hand]; Table 5 [paper]." in text
+    assert "– : published only: nothing here makes it." in text
+
+
+def test_latex_is_whole(root: Path):
+    """What a compiler would stumble over: other characters than ASCII, open groups, rows of another width."""
+    make(root)
+    text = formats.latex(filled(root))
+    assert text.isascii()
+    bare = re.sub(r"\\[\\%&$#_{}]", "", text)
+    assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0 and "%" not in bare and "#" not in bare
+    body = text[text.index("\\toprule") : text.index("\\bottomrule")].splitlines()
+    rows = [re.sub(r"\\&", "", line) for line in body if line.endswith("\\\\")]
+    assert len(rows) == 1 + 4 + 2 + 2 and {row.count("&") for row in rows} == {3}
+    assert re.findall(r"\\(begin|end)\{(\w+)\}", text) == [
+        ("begin", "table"), ("begin", "tabular"), ("end", "tabular"), ("end", "table"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", table.names())
+def test_latex_knows_every_character_of_the_tables(name: str):
+    loaded = table.load(name, STAGES)
+    labels = [loaded.title, *(part.label for part in (*loaded.rows, *loaded.columns))]
+    assert all(formats.tex(text).isascii() for text in labels)
+
+
 def test_csv_has_a_line_for_each_seed_of_each_cell_that_is_there(root: Path):
     make(root, skip=["bench/bsr-s1"])
     whole = filled(root)
-    rows = list(csv.DictReader(io.StringIO(table.as_csv(whole))))
+    rows = list(csv.DictReader(io.StringIO(formats.as_csv(whole))))
     assert len(rows) == sum(len(cell.values) for cell in whole.cells.values()) == 5 * 2
     assert all(len(row["key"]) == 16 for row in rows)
     assert {row["row"] for row in rows if row["column"] == "τ"} == {"BT"}
@@ -322,10 +462,11 @@ def test_csv_has_a_line_for_each_seed_of_each_cell_that_is_there(root: Path):
 
 def test_json_leads_from_each_cell_to_its_artefacts(root: Path):
     make(root)
-    cells = json.loads(table.as_json(filled(root)))["cells"]
-    assert len(cells) == 9
+    cells = json.loads(formats.as_json(filled(root)))["cells"]
+    assert len(cells) == 12
     for cell in cells:
         assert all((root / name / "manifest.json").exists() for name in cell["artefacts"])
+        assert [name.rpartition("-")[2] for name in cell["artefacts"]] == cell["keys"]
         assert len(cell["artefacts"]) == len(cell["seeds"]) == (0 if cell["missing"] else 2)
 
 

@@ -1,0 +1,27 @@
+"""Tables: a YAML of rows, columns and seeds becomes wanted artefacts, and their manifests become a table. No torch,
+no data files.
+
+`spec` is what a YAML may say, `cells` what it asks for and what was found, `formats` the texts.
+"""
+
+from pipeline.table.cells import Cell, Difference, Table, experiments, fill, wanted
+from pipeline.table.formats import FORMATS, markdown, render
+from pipeline.table.spec import Column, Published, RowSpec, Spec, load, names
+
+__all__ = [
+    "FORMATS",
+    "Cell",
+    "Column",
+    "Difference",
+    "Published",
+    "RowSpec",
+    "Spec",
+    "Table",
+    "experiments",
+    "fill",
+    "load",
+    "markdown",
+    "names",
+    "render",
+    "wanted",
+]

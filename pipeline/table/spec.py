@@ -1,0 +1,106 @@
+"""What a table is: conf/table/<name>.yaml, checked before anything runs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pipeline import config
+from pipeline.config import CONF, build, closest
+from pipeline.errors import ConfigError, check
+from pipeline.experiment import Scalar
+from pipeline.stage import Stage, find
+
+FOLDER = CONF / "table"
+# Who says a published number: the authors' paper or code; somebody who quotes them; somebody who ran it; our arithmetic
+Mark = Literal["paper", "code", "second-hand", "third party", "inferred"]
+
+
+@dataclass(frozen=True)
+class Published:
+    value: float
+    mark: Mark
+    source: str  # where it stands, e.g. Table 5
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    label: str
+    set: dict[str, Scalar]  # group: option, or dotted key: value
+    stages: tuple[str, ...] | None = None  # where a row exists only for some stages; None: all; []: published only
+    baseline: str | None = None  # the row that this one is compared with, where it is not the table's
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric of a stage, over seeds, or a setting of the rows."""
+
+    label: str
+    stage: str | None = None
+    metric: str | None = None
+    minus: str | None = None  # another metric of the stage, subtracted
+    setting: str | None = None  # instead of stage and metric: a dotted key of the experiment
+    scale: float = 1.0
+    digits: int = 2
+    set: dict[str, Scalar] | None = None  # as a row's, and over it
+
+    def __post_init__(self) -> None:
+        if self.setting is None:
+            for name in ("stage", "metric"):
+                check(getattr(self, name) is not None, name, None, "missing; a column shows a metric or a setting")
+        for name in ("stage", "metric", "minus") if self.setting is not None else ():
+            value = getattr(self, name)
+            check(value is None, name, value, "has no meaning beside setting; remove it")
+
+
+@dataclass(frozen=True)
+class Spec:
+    title: str
+    seeds: tuple[int, ...]
+    rows: tuple[RowSpec, ...]
+    columns: tuple[Column, ...]
+    set: dict[str, Scalar] | None = None  # for every row
+    scales: tuple[str, ...] | None = None  # where the table has a meaning; None: at all
+    baseline: str | None = None  # the row that all others are compared with, paired by seed
+    primary: tuple[str, ...] | None = None  # columns whose differences were named before anything ran
+    published: dict[str, dict[str, Published]] | None = None  # row label -> column label, in the column's unit
+
+    def __post_init__(self) -> None:
+        check(len(self.seeds) > 0, "seeds", self.seeds, "name at least one seed")
+        check(len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "name each seed once")
+        rows, columns = [r.label for r in self.rows], [c.label for c in self.columns]
+        for what, labels in (("rows", rows), ("columns", columns)):
+            twice = next((label for label in labels if labels.count(label) > 1), None)
+            check(twice is None, what, twice, "two have this label; cells would be ambiguous")
+        _known("baseline", [self.baseline] if self.baseline is not None else [], rows)
+        for i, row in enumerate(self.rows):
+            _known(f"rows[{i}].baseline", [row.baseline] if row.baseline is not None else [], rows)
+        _known("primary", self.primary or (), columns)
+        _known("published", self.published or {}, rows)
+        for row, cells in (self.published or {}).items():
+            _known(f"published.{row}", cells, columns)
+
+    def baseline_of(self, row: RowSpec) -> str | None:
+        """The row that a row is compared with; none for what is a baseline itself."""
+        label = row.baseline or self.baseline
+        return None if label == row.label else label
+
+
+def _known(key: str, labels: Iterable[str], known: Sequence[str]) -> None:
+    for label in labels:
+        if label not in known:
+            raise ConfigError(
+                key, label, f"no such {'column' if key == 'primary' else 'label'}; {closest(label, known)}"
+            )
+
+
+def names() -> list[str]:
+    return sorted(p.stem for p in FOLDER.glob("*.yaml"))
+
+
+def load(name: str, stages: Mapping[str, Stage], seeds: Sequence[int] | None = None) -> Spec:
+    if name not in names():
+        raise ConfigError("table", name, f"no such table; {closest(name, names())}")
+    spec = build(Spec, config.load_yaml(FOLDER / f"{name}.yaml"), "table")
+    for stage in [c.stage for c in spec.columns if c.stage] + [s for r in spec.rows for s in r.stages or ()]:
+        find(stages, stage)
+    return replace(spec, seeds=tuple(seeds)) if seeds else spec
