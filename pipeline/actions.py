@@ -93,7 +93,7 @@ class Table:
 
     def __init__(self, name: str, overrides: Sequence[str], seeds: Sequence[int] | None = None):
         self.name = name
-        self.spec = table.load(name, STAGES, seeds)
+        self.spec = table.load(name, STAGES, seeds, overrides)
         self.made = table.experiments(self.spec, overrides)
         self.any = next(iter(self.made.values()))  # run and log settings are the same for all
         self.root = store_root(self.any)
@@ -171,7 +171,7 @@ def collect(asked: Table, overrides: Sequence[str], yes: bool) -> int:
     rest = [o for o in overrides if not o.startswith("scale=")]
     for scale in config.groups()["scale"]:
         for name in table.names():
-            scales = table.load(name, STAGES).scales
+            scales = table.read(name, STAGES).scales
             for settings in ([], rest) if scales is None or scale in scales else ():
                 reached = Table(name, [*settings, f"scale={scale}"])
                 kept |= reached.graph

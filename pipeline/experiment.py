@@ -120,14 +120,15 @@ class Sft:
     batch: int  # conversations in a step
     max_length: int
     optim: Optim
-    steps: int | None = None  # either steps or epochs
+    steps: int | None = None  # either steps or epochs; 0: the model as it is
     epochs: int | None = None
     seed: int | None = None  # None: replica number seed % replicas
 
     def __post_init__(self) -> None:
         lengths = (self.steps, self.epochs)
         check(lengths.count(None) == 1, "steps, epochs", lengths, "say one of them and set the other to null")
-        check((self.steps or self.epochs or 0) > 0, "steps, epochs", lengths, "must be positive")
+        good = self.steps == 0 or (self.steps or self.epochs or 0) > 0
+        check(good, "steps, epochs", lengths, "must be positive; steps=0 takes the model as it is")
         check(self.batch > 0, "batch", self.batch, "must be positive")
         check(self.max_length > 1, "max_length", self.max_length, "must be at least 2 tokens")
 

@@ -93,11 +93,12 @@ def root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", table.names())
 @pytest.mark.parametrize("scale", config.groups()["scale"])
 def test_every_table_can_be_planned_at_its_scales(name: str, scale: str, root: Path):
-    loaded = table.load(name, STAGES)
-    if loaded.scales is not None and scale not in loaded.scales:
+    scales = table.read(name, STAGES).scales
+    if scales is not None and scale not in scales:
         with pytest.raises(ConfigError, match=f"^scale = '{scale}': this table has a meaning at"):
-            table.experiments(loaded, [f"scale={scale}"])
+            table.load(name, STAGES, overrides=[f"scale={scale}"])
         return
+    loaded = table.load(name, STAGES, overrides=[f"scale={scale}"])
     graph, targets = plan.build(STAGES, root, table.wanted(loaded, table.experiments(loaded, [f"scale={scale}"])))
     assert targets and set(targets) <= set(graph.values())
 
@@ -120,6 +121,48 @@ def test_a_table_is_loaded_by_name(folder: Path):
     (folder / "mine.yaml").write_text(json.dumps(SPEC))
     assert table.load("mine", TOYS) == spec()
     assert table.load("mine", TOYS, seeds=[5]) == spec(seeds=[5])
+
+
+def test_a_table_has_rows_columns_and_settings_of_a_scale(folder: Path):
+    rows = [
+        {"label": "BT", "set": {}},
+        {"label": "tiny", "set": {}, "scales": ["micro"]},
+        {"label": "large", "set": {}, "scales": ["paper"]},
+    ]
+    columns = [{"label": "a", "stage": "bench", "metric": "tau"},
+               {"label": "b", "stage": "bench", "metric": "tau", "scales": ["paper"]}]  # fmt: skip
+    one = {"value": 1.0, "mark": "paper", "source": "Table 1"}
+    published = {"large": {"a": one, "b": one}, "tiny": {"b": one}}
+    at = {"paper": {"rm.batch": 8}, "micro": {"rm.batch": 16}}
+    whole = values(
+        rows=rows, columns=columns, published=published, at=at, set={"seed": 1, "rm.batch": 4}, primary=["b"]
+    )
+    (folder / "mine.yaml").write_text(json.dumps(whole))
+
+    def at_scale(scale: str) -> Spec:
+        return table.load("mine", TOYS, overrides=[f"scale={scale}"])
+
+    micro, paper = at_scale("micro"), at_scale("paper")
+    assert [r.label for r in micro.rows] == ["BT", "tiny"] and [r.label for r in paper.rows] == ["BT", "large"]
+    assert [c.label for c in micro.columns] == ["a"] and [c.label for c in paper.columns] == ["a", "b"]
+    assert (micro.set, paper.set) == ({"seed": 1, "rm.batch": 16}, {"seed": 1, "rm.batch": 8})
+    assert micro.published == {"tiny": {}} and set(paper.published or {}) == {"large"}
+    assert (micro.primary, paper.primary) == ((), ("b",))
+    assert {x.rm.batch for x in table.experiments(micro, ()).values()} == {16}
+
+
+def test_a_dear_column_has_the_first_seeds_only(root: Path):
+    columns = [{"label": "a", "stage": "bench", "metric": "tau"},
+               {"label": "b", "stage": "bench", "metric": "tau", "seeds": 1}]  # fmt: skip
+    own = spec(rows=[{"label": "BT", "set": {}}], columns=columns)
+    made = table.experiments(own, ())
+    assert [(column, seed) for _, column, seed in made] == [("a", 0), ("a", 1), ("b", 0)]
+    for i, x in enumerate(made.values()):
+        finish(plan.Builder(TOYS, root).add("bench", x), {"tau": float(i)})
+    whole = table.fill("toys", own, made, TOYS, root)
+    assert [len(cell.values) for cell in whole.cells.values()] == [2, 1]
+    assert "Seeds 0 only: b." in table.markdown(whole)
+    assert [cell["seeds"] for cell in json.loads(formats.as_json(whole))["cells"]] == [[0, 1], [0]]
 
 
 def test_an_unknown_table_is_refused_and_the_nearest_named(folder: Path):
@@ -446,7 +489,7 @@ def test_latex_is_whole(root: Path):
 
 @pytest.mark.parametrize("name", table.names())
 def test_latex_knows_every_character_of_the_tables(name: str):
-    loaded = table.load(name, STAGES)
+    loaded = table.read(name, STAGES)
     labels = [loaded.title, *(part.label for part in (*loaded.rows, *loaded.columns))]
     assert all(formats.tex(text).isascii() for text in labels)
 

@@ -41,7 +41,7 @@ def replica(x: Experiment) -> int:
 
 
 def sft(x: Experiment) -> Needs:
-    return {"data": data(x, x.data.sft, replica(x))}
+    return {} if x.sft.steps == 0 else {"data": data(x, x.data.sft, replica(x))}
 
 
 def card(x: Experiment) -> Needs:

@@ -35,6 +35,9 @@ class Sample:
 def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     seed = x.sft.seed
     model, tokenizer = base.make(x.model, derive(seed, "sft", "init"))
+    if x.sft.steps == 0:
+        models.save(model, tokenizer, out)
+        return {}
     attention.use(model, x.run.packing)
     attention.refuse_dropout(model)
     learner = Learner(model, weighted_loss, x.run.parallel, x.run.recompute)

@@ -6,7 +6,7 @@ no data files.
 
 from pipeline.table.cells import Cell, Difference, Table, experiments, fill, wanted
 from pipeline.table.formats import FORMATS, markdown, render
-from pipeline.table.spec import Column, Published, RowSpec, Spec, load, names
+from pipeline.table.spec import Column, Published, RowSpec, Spec, load, names, read
 
 __all__ = [
     "FORMATS",
@@ -22,6 +22,7 @@ __all__ = [
     "load",
     "markdown",
     "names",
+    "read",
     "render",
     "wanted",
 ]

@@ -58,9 +58,6 @@ Cells = dict[tuple[str, str, int], Experiment]  # row label, column label, seed
 def experiments(spec: Spec, overrides: Sequence[str]) -> Cells:
     """What each cell asks for. What the table sets cannot be set from outside as well; values of a group that the
     rows choose go to the rows that know them."""
-    if spec.scales is not None:
-        size = config.experiment([o for o in overrides if o.startswith("scale=")]).size
-        check(size in spec.scales, "scale", size, f"this table has a meaning at {', '.join(spec.scales)} only")
     chosen = {key for part in (spec, *spec.rows, *spec.columns) for key in part.set or ()}
     for override in overrides:
         key, _, value = override.partition("=")
@@ -82,7 +79,7 @@ def experiments(spec: Spec, overrides: Sequence[str]) -> Cells:
                 taken.add(key)
         same: dict[str, Experiment] = {}  # most columns ask for the same
         for column in spec.columns:
-            for seed in spec.seeds:
+            for seed in spec.seeds_of(column):
                 settings = {**by_row, **(column.set or {}), "seed": seed}
                 key = str(settings)
                 same[key] = same.get(key) or config.experiment(mine, settings)
@@ -98,7 +95,7 @@ def wanted(spec: Spec, made: Cells) -> list[tuple[str, Experiment]]:
         for r in spec.rows
         for c in spec.columns
         if c.stage is not None and exists(r, c)
-        for s in spec.seeds
+        for s in spec.seeds_of(c)
     ]
 
 
@@ -112,7 +109,7 @@ def fill(name: str, spec: Spec, made: Cells, stages: Mapping[str, Stage], root: 
     cells = {}
     for row in spec.rows:
         for column in spec.columns:
-            of = [made[row.label, column.label, seed] for seed in spec.seeds]
+            of = [made[row.label, column.label, seed] for seed in spec.seeds_of(column)]
             cells[row.label, column.label] = cell(row, column, of, builder)
     differences = {
         (row.label, column): difference(label, cells[row.label, column], cells[label, column])

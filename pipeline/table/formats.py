@@ -61,6 +61,9 @@ def notes(table: Table) -> Iterator[str]:
         f"{spec.title}. Scale `{table.size}`, seeds {', '.join(map(str, spec.seeds))};"
         " mean ± standard deviation over seeds."
     )
+    fewer = [c for c in spec.columns if spec.seeds_of(c) != spec.seeds]
+    if fewer:
+        yield f"Seeds {', '.join(map(str, spec.seeds_of(fewer[0])))} only: {', '.join(c.label for c in fewer)}."
     yield from how_compared(table)
     sources = {f"{p.source} [{p.mark}]" for cells in (spec.published or {}).values() for p in cells.values()}
     yield from [f"Published: {'; '.join(sorted(sources))}."] if sources else []
@@ -161,8 +164,9 @@ def as_csv(table: Table) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "column", "seed", "value", "key"])
+    seeds = {c.label: table.spec.seeds_of(c) for c in table.spec.columns}
     for (row, column), value in table.cells.items():
-        for seed, number, node in zip(table.spec.seeds, value.values, value.nodes, strict=False):
+        for seed, number, node in zip(seeds[column], value.values, value.nodes, strict=False):
             writer.writerow([row, column, seed, repr(number), node.key])
     return text.getvalue()
 
@@ -170,13 +174,14 @@ def as_csv(table: Table) -> str:
 def as_json(table: Table) -> str:
     """Every cell with the artefacts that it comes from, its difference to the baseline, and what was published."""
     spec = table.spec
+    seeds = {c.label: spec.seeds_of(c) for c in spec.columns}
     cells = [
         {
             "row": row,
             "column": column,
             "values": value.values,
             **({} if value.setting is None else {"setting": value.setting}),
-            "seeds": spec.seeds if value.nodes else [],
+            "seeds": seeds[column] if value.nodes else [],
             "sft_models": value.replicas,
             "keys": [n.key for n in value.nodes],
             "artefacts": [f"{n.stage.name}/{n.folder.name}" for n in value.nodes],

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipeline import config
-from pipeline.config import CONF, build, closest
+from pipeline.config import CONF, build, closest, groups
 from pipeline.errors import ConfigError, check
-from pipeline.experiment import Scalar
+from pipeline.experiment import Constant
 from pipeline.stage import Stage, find
 
 FOLDER = CONF / "table"
@@ -25,9 +25,10 @@ class Published:
 @dataclass(frozen=True)
 class RowSpec:
     label: str
-    set: dict[str, Scalar]  # group: option, or dotted key: value
+    set: dict[str, Constant]  # group: option, or dotted key: value
     stages: tuple[str, ...] | None = None  # where a row exists only for some stages; None: all; []: published only
     baseline: str | None = None  # the row that this one is compared with, where it is not the table's
+    scales: tuple[str, ...] | None = None  # where the row exists; None: at all
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class Column:
     setting: str | None = None  # instead of stage and metric: a dotted key of the experiment
     scale: float = 1.0
     digits: int = 2
-    set: dict[str, Scalar] | None = None  # as a row's, and over it
+    set: dict[str, Constant] | None = None  # as a row's, and over it
+    seeds: int | None = None  # the first so many of the table's, where a stage is dear; None: all
+    scales: tuple[str, ...] | None = None  # where the column exists; None: at all
 
     def __post_init__(self) -> None:
         if self.setting is None:
@@ -50,6 +53,7 @@ class Column:
         for name in ("stage", "metric", "minus") if self.setting is not None else ():
             value = getattr(self, name)
             check(value is None, name, value, "has no meaning beside setting; remove it")
+        check(self.seeds is None or self.seeds > 0, "seeds", self.seeds, "is how many, at least 1; or null for all")
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Spec:
     seeds: tuple[int, ...]
     rows: tuple[RowSpec, ...]
     columns: tuple[Column, ...]
-    set: dict[str, Scalar] | None = None  # for every row
+    set: dict[str, Constant] | None = None  # for every row
+    at: dict[str, dict[str, Constant]] | None = None  # and at a scale
     scales: tuple[str, ...] | None = None  # where the table has a meaning; None: at all
     baseline: str | None = None  # the row that all others are compared with, paired by seed
     primary: tuple[str, ...] | None = None  # columns whose differences were named before anything ran
@@ -79,6 +84,46 @@ class Spec:
         for row, cells in (self.published or {}).items():
             _known(f"published.{row}", cells, columns)
 
+        here = [("scales", self.scales), ("at", self.at)]
+        here += [
+            (f"{what}[{i}].scales", part.scales)
+            for what in ("rows", "columns")
+            for i, part in enumerate(getattr(self, what))
+        ]
+        for key, scales in here:
+            for scale in scales or ():
+                known = groups()["scale"]
+                check(scale in known, key, scale, f"no such scale; {closest(scale, known)}")
+
+    @property
+    def same_at_every_scale(self) -> bool:
+        parts = (self, *self.rows, *self.columns)
+        return self.at is None and all(part.scales is None for part in parts)
+
+    def at_scale(self, size: str) -> "Spec":
+        """Without the rows and columns, and with the settings, of this scale."""
+        check(self.scales is None or size in self.scales, "scale", size,
+              f"this table has a meaning at {', '.join(self.scales or ())} only")  # fmt: skip
+        rows, columns = (
+            tuple(p for p in parts if p.scales is None or size in p.scales) for parts in (self.rows, self.columns)
+        )
+        labels = {c.label for c in columns}
+        published = (
+            {
+                row.label: {column: value for column, value in self.published[row.label].items() if column in labels}
+                for row in rows
+                if row.label in (self.published or {})
+            }
+            if self.published
+            else None
+        )
+        primary = None if self.primary is None else tuple(label for label in self.primary if label in labels)
+        settings = {**(self.set or {}), **(self.at or {}).get(size, {})}
+        return replace(self, rows=rows, columns=columns, published=published, primary=primary, set=settings, at=None)
+
+    def seeds_of(self, column: Column) -> tuple[int, ...]:
+        return self.seeds[: column.seeds]
+
     def baseline_of(self, row: RowSpec) -> str | None:
         """The row that a row is compared with; none for what is a baseline itself."""
         label = row.baseline or self.baseline
@@ -97,10 +142,21 @@ def names() -> list[str]:
     return sorted(p.stem for p in FOLDER.glob("*.yaml"))
 
 
-def load(name: str, stages: Mapping[str, Stage], seeds: Sequence[int] | None = None) -> Spec:
+def read(name: str, stages: Mapping[str, Stage]) -> Spec:
+    """The table with what it has at any scale."""
     if name not in names():
         raise ConfigError("table", name, f"no such table; {closest(name, names())}")
     spec = build(Spec, config.load_yaml(FOLDER / f"{name}.yaml"), "table")
     for stage in [c.stage for c in spec.columns if c.stage] + [s for r in spec.rows for s in r.stages or ()]:
         find(stages, stage)
+    return spec
+
+
+def load(
+    name: str, stages: Mapping[str, Stage], seeds: Sequence[int] | None = None, overrides: Sequence[str] = ()
+) -> Spec:
+    """The table at the scale that the overrides choose."""
+    spec = read(name, stages)
+    if not spec.same_at_every_scale:
+        spec = spec.at_scale(config.experiment([o for o in overrides if o.startswith("scale=")]).size)
     return replace(spec, seeds=tuple(seeds)) if seeds else spec
