@@ -445,7 +445,7 @@ def test_a_constant_that_a_loss_does_not_have_is_refused():
         ("model.positions", 0),
         ("data.sft.n", 0),
         ("data.benchmarks.rm_bench.n", -1),
-        ("sft.steps", 0),
+        ("sft.steps", -1),
         ("sft.batch", 0),
         ("sft.max_length", 0),
         ("sft.optim.lr", 0.0),

@@ -56,7 +56,8 @@ SPEC: dict[str, Any] = {
 }
 
 
-PLAIN: dict[str, Any] = {"baseline": None, "primary": None, "published": None}  # no row is compared with another
+# No row is compared with another, or with what was published.
+PLAIN: dict[str, Any] = {"baseline": None, "primary": None, "published": None, "rows": SPEC["rows"][:3]}
 
 
 def values(**changed: Any) -> dict[str, Any]:
@@ -100,7 +101,8 @@ def test_every_table_can_be_planned_at_its_scales(name: str, scale: str, root: P
         return
     loaded = table.load(name, STAGES, overrides=[f"scale={scale}"])
     graph, targets = plan.build(STAGES, root, table.wanted(loaded, table.experiments(loaded, [f"scale={scale}"])))
-    assert targets and set(targets) <= set(graph.values())
+    assert set(targets) <= set(graph.values())
+    assert bool(targets) == any(column.stage for column in loaded.columns)
 
 
 @pytest.fixture
@@ -149,6 +151,13 @@ def test_a_table_has_rows_columns_and_settings_of_a_scale(folder: Path):
     assert micro.published == {"tiny": {}} and set(paper.published or {}) == {"large"}
     assert (micro.primary, paper.primary) == ((), ("b",))
     assert {x.rm.batch for x in table.experiments(micro, ()).values()} == {16}
+
+
+def test_a_row_of_published_numbers_has_some(folder: Path):
+    rows = [*SPEC["rows"][:1], {"label": "theirs", "set": {}, "stages": []}]
+    assert refused(folder, rows=rows) == (
+        "table.rows[1].stages = (): no stage makes this row and nothing is published for it; remove it"
+    )
 
 
 def test_a_dear_column_has_the_first_seeds_only(root: Path):
@@ -375,9 +384,9 @@ def test_of_many_reasons_a_few_are_told_and_the_rest_counted(root: Path):
 
 def test_a_setting_is_shown_as_the_row_has_it(root: Path):
     columns = [{"label": "batch", "setting": "rm.batch"}, {"label": "betas", "setting": "rm.optim.betas"}]
-    rows = [{"label": "x", "set": {"rm.batch": 8}}, {"label": "theirs", "set": {}, "stages": []}]
+    rows = [{"label": "x", "set": {"rm.batch": 8}}]
     whole = filled(root, spec(rows=rows, columns=columns))
-    assert "| x | 8 | [0.9, 0.95] |" in table.markdown(whole) and "| theirs | – | – |" in table.markdown(whole)
+    assert "| x | 8 | [0.9, 0.95] |" in table.markdown(whole) and "standard deviation" not in table.markdown(whole)
     assert not table.wanted(whole.spec, table.experiments(whole.spec, ()))
     with pytest.raises(ConfigError, match=r"table column x = 'rm\.btch': did you mean 'rm\.batch'"):
         filled(root, spec(rows=rows, columns=[{"label": "x", "setting": "rm.btch"}]))
@@ -467,9 +476,9 @@ def test_a_table_with_holes_is_pinned(root: Path, golden: Golden, suffix: str):
 def test_published_numbers_stand_below_their_row_with_their_sources(root: Path):
     make(root)
     text = table.markdown(filled(root))
-    assert "| theirs | – | – | – |\n| theirs, published | 70.1 | 0.50 |  |" in text
+    assert "| theirs, published | 70.1 | 0.50 |  |" in text and "| theirs |" not in text
     assert "Published: Table 2 & notes [second-hand]; Table 5 [paper]." in text
-    assert "– : published only: nothing here makes it." in text
+    assert "– : published only: nothing here makes it." not in text
 
 
 def test_latex_is_whole(root: Path):
@@ -481,7 +490,7 @@ def test_latex_is_whole(root: Path):
     assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0 and "%" not in bare and "#" not in bare
     body = text[text.index("\\toprule") : text.index("\\bottomrule")].splitlines()
     rows = [re.sub(r"\\&", "", line) for line in body if line.endswith("\\\\")]
-    assert len(rows) == 1 + 4 + 2 + 2 and {row.count("&") for row in rows} == {3}
+    assert len(rows) == 1 + 3 + 2 + 2 and {row.count("&") for row in rows} == {3}
     assert re.findall(r"\\(begin|end)\{(\w+)\}", text) == [
         ("begin", "table"), ("begin", "tabular"), ("end", "tabular"), ("end", "table"),
     ]  # fmt: skip

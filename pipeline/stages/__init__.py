@@ -173,7 +173,9 @@ def loss_name(loss: Mapping[str, Any]) -> str:
 def learner(x: Experiment) -> str:
     if x.external:
         return f"external-{x.external.sha256[:8]}"
-    return loss_name(x.loss) if x.rm.epochs else "untrained"
+    if not x.rm.epochs:
+        return "verdict" if x.rm.head_init == "verdict" else "untrained"
+    return loss_name(x.loss) + "-head" * (x.rm.trains == "head")
 
 
 def with_loss(x: Experiment) -> str:
@@ -202,7 +204,7 @@ STAGES = {
         Stage("external", 1, reads=("external",), needs=lambda x: {}, slug=learner, ready=lies_somewhere),
         Stage("rm", 2, reads=("seed", "rm", "loss", "compute"), needs=rm, slug=with_loss),
         Stage("score", 2, reads=("compute",), needs=scored, slug=with_loss),
-        Stage("bench", 3, reads=("bench",), needs=measured, slug=with_loss),
+        Stage("bench", 3, reads=("bench",), needs=measured, slug=lambda x: f"{x.bench.blind or learner(x)}-s{x.seed}"),
         Stage("rloo", 1, reads=("seed", "rloo", "compute"), needs=rloo, slug=lambda x: f"{trained_on(x)}-s{x.seed}"),
         Stage("generate", 1, reads=("seed", "generate", "compute"), needs=generate, slug=sampled_from),
         Stage("judge", 2, reads=("judge", "compute"), needs=judge, slug=sampled_from, ready=judgeable),

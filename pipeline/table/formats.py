@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import store
-from pipeline.table.cells import Cell, Difference, Table
-from pipeline.table.spec import Column, RowSpec
+from pipeline.table.cells import PUBLISHED_ONLY, Cell, Difference, Table
+from pipeline.table.spec import Column, Published, RowSpec
 
 SHOWN_REASONS = 4
 
@@ -22,10 +22,14 @@ def shown(value: Cell, column: Column) -> str:
     if value.missing is not None:
         return "–"
     if column.setting is not None:
-        return str(value.setting)
+        return f"{value.setting:g}" if isinstance(value.setting, float) else str(value.setting)
     mean = statistics.fmean(value.values)
     text = f"{mean:.{column.digits}f}"
     return text if len(value.values) == 1 else f"{text} ± {statistics.stdev(value.values):.{column.digits}f}"
+
+
+def shown_published(value: Published, column: Column) -> str:
+    return f"{value.value:.{column.digits}f}" if column.setting is None else f"{value.value:g}"
 
 
 def shown_difference(found: Difference | None, column: Column) -> str:
@@ -41,11 +45,12 @@ def shown_difference(found: Difference | None, column: Column) -> str:
 
 def lines_of(table: Table, row: RowSpec) -> Iterator[list[str]]:
     """A row, and what stands below it: label and cells."""
-    columns = table.spec.columns
-    yield [row.label, *(shown(table.cells[row.label, c.label], c) for c in columns)]
+    columns, own = table.spec.columns, row.stages != ()
+    if own:
+        yield [row.label, *(shown(table.cells[row.label, c.label], c) for c in columns)]
     published = (table.spec.published or {}).get(row.label, {})
     if published:
-        values = [f"{published[c.label].value:.{c.digits}f}" if c.label in published else "" for c in columns]
+        values = [shown_published(published[c.label], c) if c.label in published else "" for c in columns]
         yield [f"{row.label}, published", *values]
     baseline = table.spec.baseline_of(row)
     found = [table.differences.get((row.label, c.label)) for c in columns]
@@ -57,17 +62,15 @@ def lines_of(table: Table, row: RowSpec) -> Iterator[list[str]]:
 def notes(table: Table) -> Iterator[str]:
     """What a reader must know: settings, how intervals were made, who published what, why cells are empty."""
     spec = table.spec
-    yield (
-        f"{spec.title}. Scale `{table.size}`, seeds {', '.join(map(str, spec.seeds))};"
-        " mean ± standard deviation over seeds."
-    )
+    seeds = f", seeds {', '.join(map(str, spec.seeds))}; mean ± standard deviation over seeds"
+    yield f"{spec.title}. Scale `{table.size}`{seeds if any(c.stage for c in spec.columns) else ''}."
     fewer = [c for c in spec.columns if spec.seeds_of(c) != spec.seeds]
     if fewer:
         yield f"Seeds {', '.join(map(str, spec.seeds_of(fewer[0])))} only: {', '.join(c.label for c in fewer)}."
     yield from how_compared(table)
     sources = {f"{p.source} [{p.mark}]" for cells in (spec.published or {}).values() for p in cells.values()}
     yield from [f"Published: {'; '.join(sorted(sources))}."] if sources else []
-    reasons = sorted({c.missing for c in table.cells.values() if c.missing})
+    reasons = sorted({c.missing for c in table.cells.values() if c.missing and c.missing != PUBLISHED_ONLY})
     yield from (f"– : {reason}." for reason in reasons[:SHOWN_REASONS])
     yield from [f"– : and {len(reasons) - SHOWN_REASONS} more."] if len(reasons) > SHOWN_REASONS else []
 
@@ -112,8 +115,11 @@ TEX = {
     "⊕": "$\\oplus$",
     "‖": "$\\|$",
     "τ": "$\\tau$",
+    "β": "$\\beta$",
     "λ": "$\\lambda$",
+    "μ": "$\\mu$",
     "Δ": "$\\Delta$",
+    "§": "\\S",
     "½": "$\\frac12$",
     "<": "$<$",
     ">": "$>$",

@@ -83,7 +83,13 @@ class Spec:
         _known("published", self.published or {}, rows)
         for row, cells in (self.published or {}).items():
             _known(f"published.{row}", cells, columns)
+        for i, row in enumerate(self.rows):
+            shows = row.stages != () or row.label in (self.published or {})
+            remedy = "no stage makes this row and nothing is published for it; remove it"
+            check(shows, f"rows[{i}].stages", row.stages, remedy)
+        self._check_scales()
 
+    def _check_scales(self) -> None:
         here = [("scales", self.scales), ("at", self.at)]
         here += [
             (f"{what}[{i}].scales", part.scales)
