@@ -173,7 +173,12 @@ def collect(asked: Table, overrides: Sequence[str], yes: bool) -> int:
         for name in table.names():
             scales = table.read(name, STAGES).scales
             for settings in ([], rest) if scales is None or scale in scales else ():
-                reached = Table(name, [*settings, f"scale={scale}"])
+                try:
+                    reached = Table(name, [*settings, f"scale={scale}"])
+                except ConfigError:
+                    if not settings:
+                        raise
+                    continue  # a table that refuses these overrides has made nothing with them
                 kept |= reached.graph
                 kept |= plan.build(STAGES, reached.root, [("card", x) for x in reached.made.values()])[0]
     unreached = [

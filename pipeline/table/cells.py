@@ -85,7 +85,9 @@ def experiments(spec: Spec, overrides: Sequence[str]) -> Cells:
                 same[key] = same.get(key) or config.experiment(mine, settings)
                 made[row.label, column.label, seed] = same[key]
     for key in per_row.keys() - taken:
-        raise ConfigError(key, per_row[key].partition("=")[2], "no row of this table has this key")
+        known = {leaf for row in spec.rows for leaf in config.leaves(config.plain_values(common, row.set))}
+        value = per_row[key].partition("=")[2]
+        raise ConfigError(key, value, f"no row of this table has this key; {closest(key, known)}")
     return made
 
 
