@@ -48,14 +48,7 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
         return [samples[i] for i in order.step_rows(len(samples), x.sft.batch, derive(seed, "sft"), step)]
 
     def update(step: int) -> dict[str, Tensor | float]:
-        batch = batch_of(step)
-        total = sum(sum(s.weights) for s in batch)
-        loss = torch.zeros((), device=model.device)
-        for at, groups in learner.batches([s.group for s in batch], x.run.micro_tokens):
-            part = learner(groups, [batch[i].weights for i in at]) / total
-            part.backward()
-            loss += part.detach()
-        return {"loss": learner.total(loss)}
+        return {"loss": learn(learner, batch_of(step), x.run.micro_tokens)}
 
     with lora.adapted(model, x.sft.optim.lora, derive(seed, "sft", "lora")):
         fit(learner, update, steps, x.sft.optim, Checkpoints(out, x.run), lambda step: Track(x, out, steps, step))
@@ -84,6 +77,17 @@ def encode(tokenizer: PreTrainedTokenizerBase, data: Sequence[Row], limit: int) 
             end += 1
         samples.append(Sample(Group(ids[:start], [ids[start:end]]), weights))
     return samples, len(data) - len(samples)
+
+
+def learn(learner: Learner, batch: Sequence[Sample], tokens: int) -> Tensor:
+    """Adds up the gradient of the batch's mean loss; returns that loss."""
+    total = sum(sum(s.weights) for s in batch)
+    loss = torch.zeros((), device=learner.model.device)
+    for at, groups in learner.batches([s.group for s in batch], tokens):
+        part = learner(groups, [batch[i].weights for i in at]) / total
+        part.backward()
+        loss += part.detach()
+    return learner.total(loss)
 
 
 def weighted_loss(model: PreTrainedModel, groups: Sequence[Group], weights: Sequence[Sequence[float]]) -> Tensor:
