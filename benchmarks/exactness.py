@@ -33,28 +33,38 @@ ROUNDS = 5  # draws of weights and sequences
 GROUPS = 8
 LONGEST = 40  # tokens of a prompt or response: beyond the window
 WINDOW = 12
-SIZES: dict[str, Any] = {
-    "hidden_size": 64,
-    "num_hidden_layers": 4,
-    "intermediate_size": 96,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 128,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "num_labels": 1,
-}
-GEMMA: dict[str, Any] = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": WINDOW}
-ALTERNATING: dict[str, Any] = {"sliding_window_pattern": 2}  # every second layer sees all
-CONFIGS: dict[str, PreTrainedConfig] = {
-    "llama": LlamaConfig(**SIZES),
-    "qwen2": Qwen2Config(**SIZES),
-    "qwen2_sliding": Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2),
-    "qwen3": Qwen3Config(**SIZES, head_dim=16),
-    "mistral_sliding": MistralConfig(**SIZES, sliding_window=WINDOW),
-    "gemma2": Gemma2Config(**SIZES, **GEMMA, attn_logit_softcapping=5.0),
-    "gemma3": Gemma3TextConfig(**SIZES, **GEMMA, **ALTERNATING),
-}
+
+
+def sizes(hidden: int, mlp: int) -> dict[str, Any]:
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": 4,
+        "intermediate_size": mlp,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 128,
+        "max_position_embeddings": 128,
+        "pad_token_id": 0,
+        "num_labels": 1,
+    }
+
+
+def configs(sizes: dict[str, Any]) -> dict[str, PreTrainedConfig]:
+    """The architectures of which we say that streams are exact."""
+    gemma: dict[str, Any] = {**sizes, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": WINDOW}
+    alternating: dict[str, Any] = {"sliding_window_pattern": 2}  # every second layer sees all
+    return {
+        "llama": LlamaConfig(**sizes),
+        "qwen2": Qwen2Config(**sizes),
+        "qwen2_sliding": Qwen2Config(**sizes, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2),
+        "qwen3": Qwen3Config(**sizes, head_dim=16),
+        "mistral_sliding": MistralConfig(**sizes, sliding_window=WINDOW),
+        "gemma2": Gemma2Config(**gemma, attn_logit_softcapping=5.0),
+        "gemma3": Gemma3TextConfig(**gemma, **alternating),
+    }
+
+
+CONFIGS = configs(sizes(hidden=64, mlp=96))
 
 Rewards = Callable[[PreTrainedModel, Sequence[Group]], Tensor]
 

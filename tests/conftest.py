@@ -1,14 +1,17 @@
 """What the tests share: a results folder of their own, and golden files."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from artefacts import finish, planned
 
+from pipeline.config import PROJECT
 from pipeline.plan import Node
 
+sys.path.insert(0, str(PROJECT))  # for benchmarks/, which is not installed
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -15,51 +15,27 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    Gemma2Config,
-    Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaModel,
     MambaConfig,
-    MistralConfig,
     MixtralConfig,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
-    Qwen2Config,
-    Qwen3Config,
     Qwen3NextConfig,
 )
 
+from benchmarks.exactness import WINDOW, configs, sizes
 from pipeline import attention, models, packing
 from pipeline.errors import ConfigError
 from pipeline.packing import MODES, Group, Mode, Tree
 from pipeline.sample import sample
 
 TOLERANCE = 1e-5  # relative to the largest entry
-WINDOW = 12
-SIZES: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "intermediate_size": 48,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 128,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "num_labels": 1,
-}
-GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": WINDOW}
-CONFIGS: dict[str, PreTrainedConfig] = {
-    "llama": LlamaConfig(**SIZES),
-    "qwen2": Qwen2Config(**SIZES),
-    "qwen2-sliding": Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2),
-    "qwen3": Qwen3Config(**SIZES, head_dim=16),
-    "mistral-sliding": MistralConfig(**SIZES, sliding_window=WINDOW),
-    "gemma2": Gemma2Config(**SIZES, **GEMMA, attn_logit_softcapping=5.0),
-    "gemma3": Gemma3TextConfig(**SIZES, **GEMMA, sliding_window_pattern=2),
-}
+SIZES = sizes(hidden=32, mlp=48)
+CONFIGS = configs(SIZES)
 STREAMS: tuple[Mode, ...] = ("shared", "packed")
 
 
@@ -142,7 +118,7 @@ def test_rewards_and_gradients_are_those_of_eager_single_sequences(name: str) ->
 LOOSE = {"sliding_window": 1000, "attn_logit_softcapping": 1e6}  # as good as none
 
 
-@pytest.mark.parametrize("name", ["qwen2-sliding", "mistral-sliding", "gemma2", "gemma3"])
+@pytest.mark.parametrize("name", ["qwen2_sliding", "mistral_sliding", "gemma2", "gemma3"])
 def test_a_window_or_cap_that_was_forgotten_would_show(name: str) -> None:
     """The sequences are long, and the scores large enough."""
     for key, value in LOOSE.items():
@@ -157,7 +133,7 @@ def test_a_window_or_cap_that_was_forgotten_would_show(name: str) -> None:
 @pytest.mark.parametrize("mode", STREAMS)
 def test_rewards_depend_on_no_order_budget_or_neighbour(mode: Mode) -> None:
     groups = groups_of(1) + groups_of(2) + groups_of(4)
-    model = reading("mistral-sliding", mode)
+    model = reading("mistral_sliding", mode)
     expected = ours(model, groups)
     for tokens in (1, 60, 200):
         assert_close(ours(model, groups, tokens), expected)
@@ -200,13 +176,13 @@ def test_log_probabilities_are_the_same_in_all_modes(name: str) -> None:
 
 
 def test_gradient_checkpointing_recomputes_the_same_attention() -> None:
-    model = reading("qwen2-sliding", "shared")
+    model = reading("qwen2_sliding", "shared")
     expected = gradients(model, ours(model, GROUPS))
     model.activation_checkpointing_enable()
     assert_close(gradients(model, ours(model, GROUPS)), expected)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "mistral-sliding"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "mistral_sliding"])
 def test_sampling_and_padded_layouts_do_not_see_that_a_mode_was_set(name: str) -> None:
     padded, even = [[5, 6, 7], [8], [9, 10, 11, 12]], [[5, 6, 7], [8, 9, 10]]
     said, rewards = [], []
