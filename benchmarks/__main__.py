@@ -13,7 +13,8 @@ from benchmarks.bar import FOLDER, Bar
 from pipeline.config import PROJECT
 
 HERE = Path(__file__).parent
-NAMES = sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("__init__", "__main__", "bar"))
+PARTS = ("__init__", "__main__", "bar", "held", "line")
+NAMES = sorted(p.stem for p in HERE.glob("*.py") if p.stem not in PARTS)
 PAGE = PROJECT / "docs" / "performance.md"
 INTRO = """# What it costs, measured
 
@@ -21,6 +22,13 @@ INTRO = """# What it costs, measured
 it exits with 1 where a *must* is missed. Raw rounds, versions and the machine stand in `results/bench/`. Rounds of a
 comparison are interleaved in one process; a value is their median. CPU seconds, one thread, unless said otherwise. A
 ratio is peer / ours; another processor will give another one.
+"""
+COST = """
+Cost against tokens, each prompt counted with each of its responses (`make bench BENCH=cost`; the points are in
+`results/bench/cost-*.json`):
+
+![CPU seconds of a step against its tokens, as pairs, response lengths and responses to a prompt grow: each linear, with
+shared prompts below padded rows](performance-cost.png)
 """
 
 
@@ -42,10 +50,15 @@ def page() -> str:
     bars = [Bar(**{key: about[key] for key in Bar.__dataclass_fields__}) for about in found]
     head = ["| | value | must | aim | | peer |", "|---|---|---|---|---|---|"]
     rows = [
-        f"| {b.name} | {b.value:.3g} {b.unit} | {b.must:g} | {b.aim:g} | {b.verdict} | {b.peer or ''} |" for b in bars
+        f"| {b.name} | {b.value:.3g} {b.unit} | {bound(b.must)} | {bound(b.aim)} | {b.verdict} | {b.peer or ''} |"
+        for b in bars
     ]
     names = ", ".join(f"`{name}`" for name in NAMES)
-    return "\n".join([INTRO.format(names=names), *head, *rows]) + "\n"
+    return "\n".join([INTRO.format(names=names), *head, *rows]) + "\n" + COST
+
+
+def bound(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
 
 
 if __name__ == "__main__":

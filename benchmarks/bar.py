@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,17 +24,19 @@ class Bar:
     unit: str
     better: Literal["lower", "higher"]
     rounds: list[float]  # raw; value is their median, or of a bound the worst
-    must: float
-    aim: float
+    must: float | None = None  # None: measured, with nothing to reach
+    aim: float | None = None
     peer: str | None = None  # what it is compared with
-    ratio: float | None = None  # peer / ours, of speed
-    more: dict[str, float] | None = None  # beside the value
+    ratio: float | None = None  # peer / ours
+    more: Mapping[str, float | Sequence[float]] | None = None  # beside the value
 
     def reaches(self, bound: float) -> bool:
         return self.value <= bound if self.better == "lower" else self.value >= bound
 
     @property
     def verdict(self) -> str:
+        if self.must is None or self.aim is None:
+            return "measured"
         return "MISSED" if not self.reaches(self.must) else "met, aim too" if self.reaches(self.aim) else "met"
 
 
@@ -52,7 +54,8 @@ def publish(bars: Sequence[Bar]) -> int:
     for bar in bars:
         about = {**asdict(bar), "versions": versions(), "machine": machine(), "load": os.getloadavg()[0]}
         (FOLDER / f"{bar.file}.json").write_text(json.dumps(about, indent=1) + "\n")
-        print(f"{bar.value:8.3g} {bar.unit:<14} must {bar.must:g}, aim {bar.aim:g}: {bar.verdict:<12}  {bar.name}")
+        bounds = "" if bar.must is None else f"must {bar.must:g}, aim {bar.aim:g}: "
+        print(f"{bar.value:8.3g} {bar.unit:<14} {bounds}{bar.verdict:<12}  {bar.name}")
     return int(any(bar.verdict == "MISSED" for bar in bars))
 
 

@@ -2,8 +2,8 @@
 (fp32), no gradient checkpointing. A Llama of width 256 with 4 layers; 16 pairs in one step, in TRL's default
 micro-batches of 8; lengths log-normal, the draw whose padding is nearest to that of a large one.
 
-Also what share of this machine's matrix speed goes into work that the unshared, unpadded step needs, and the peak of
-live tensors. TRL's defaults would checkpoint and use bf16, slower still on such a CPU: not compared.
+Also what share of this machine's matrix speed goes into work that the unshared, unpadded step needs. TRL's defaults
+would checkpoint and use bf16, slower still on such a CPU: not compared.
 """
 
 import math
@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from datasets import Dataset, disable_progress_bars
@@ -33,7 +34,7 @@ from trl import RewardConfig, RewardTrainer
 from benchmarks.bar import Bar, publish
 from pipeline import attention, losses, models, packing
 from pipeline.losses import PairScores
-from pipeline.packing import Group
+from pipeline.packing import Group, Mode
 
 ROUNDS = 5
 PAIRS = 16
@@ -76,9 +77,8 @@ def main() -> int:
     for i in range(ROUNDS):
         for name in list(steps)[:: 1 if i % 2 == 0 else -1]:
             seconds[name].append(steps[name]())
-    peak = {"peak_mb": peak_mb(short.ours), "peer_peak_mb": peak_mb(short.trl)}
     return publish([
-        beside("rm-step", short, "trl", seconds["ours"], seconds["trl"], must=2.0, aim=2.8, more=peak),
+        beside("rm-step", short, "trl", seconds["ours"], seconds["trl"], must=2.0, aim=2.8),
         beside("rm-step-grouped", short, "grouped", seconds["ours"], seconds["grouped"], must=1.5, aim=2.0),
         beside("rm-step-long", long, "trl", seconds["long"], seconds["trl long"], must=2.3, aim=3.0),
         useful(short, seconds["ours"], seconds["gemm"]),
@@ -86,8 +86,7 @@ def main() -> int:
 
 
 def beside(
-    file: str, at: Case, peer: str, ours: list[float], theirs: list[float], *, must: float, aim: float,
-    more: dict[str, float] | None = None,
+    file: str, at: Case, peer: str, ours: list[float], theirs: list[float], *, must: float, aim: float
 ) -> Bar:  # fmt: skip
     ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
     tokens = at.read[peer] / at.read["ours"]
@@ -99,7 +98,7 @@ def beside(
         *(value, "times as fast", "higher", ratios, must, aim),
         peer=PEER + (", group_by_length" if peer == "grouped" else ""),
         ratio=value,
-        more={**about, "token_ratio": tokens, **(more or {})},
+        more={**about, "token_ratio": tokens},
     )
 
 
@@ -139,14 +138,17 @@ Lengths = tuple[int, int, int]  # prompt, chosen, rejected
 
 
 def case(prompt: int) -> Case:
+    groups, read = pairs(prompt), dict[str, int]()
+    trl, grouped = (peer(groups, by_length, read) for by_length in (False, True))
+    return Case(prompt, groups, ours(groups, read), trl, grouped, read)
+
+
+def pairs(prompt: int) -> list[Group]:
     typical = padding(drawn(prompt, 4000, seed=0))
     lengths = min((drawn(prompt, PAIRS, seed) for seed in range(10)), key=lambda of: abs(padding(of) - typical))
     draw = random.Random(0)
     made = [[[draw.randrange(10, VOCABULARY) for _ in range(n)] for n in each] for each in lengths]
-    groups = [Group(start, own) for start, *own in made]
-    read: dict[str, int] = {}
-    trl, grouped = (peer(groups, by_length, read) for by_length in (False, True))
-    return Case(prompt, groups, ours(groups, read), trl, grouped, read)
+    return [Group(start, own) for start, *own in made]
 
 
 def drawn(prompt: float, n: int, seed: int) -> list[Lengths]:
@@ -171,25 +173,28 @@ def padding(lengths: Sequence[Lengths]) -> float:
 # --- the steps ---
 
 
-def model() -> PreTrainedModel:
-    torch.manual_seed(0)
+def config(**more: Any) -> LlamaConfig:
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "intermediate_size": 688, "vocab_size": VOCABULARY}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    config = LlamaConfig(**sizes, **heads, max_position_embeddings=4096, num_labels=1, pad_token_id=0)
-    return AutoModelForSequenceClassification.from_config(config)
+    return LlamaConfig(**sizes, **heads, max_position_embeddings=4096, pad_token_id=0, **more)
 
 
-def ours(groups: Sequence[Group], read: dict[str, int]) -> Step:
+def model() -> PreTrainedModel:
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(config(num_labels=1))
+
+
+def ours(groups: Sequence[Group], read: dict[str, int], tokens: int = TOKENS, mode: Mode = "shared") -> Step:
     ours = model().train()
-    attention.use(ours, "shared")
+    attention.use(ours, mode)
     optimizer = torch.optim.AdamW(ours.parameters(), lr=1e-4, fused=True)
 
     def step() -> float:
         start = time.process_time()
         read["ours"] = 0
         optimizer.zero_grad(set_to_none=True)
-        for _, batch in packing.batches(groups, TOKENS, "shared"):
-            at = packing.layout(batch, "shared")
+        for _, batch in packing.batches(groups, tokens, mode):
+            at = packing.layout(batch, mode)
             read["ours"] += at.ids.numel()
             loss = losses.bt(pair_scores(*models.rewards(ours, at))).sum() / len(groups)
             loss.backward()
@@ -217,43 +222,51 @@ class Clock(TrainerCallback):
 
 
 def peer(groups: Sequence[Group], by_length: bool, read: dict[str, int]) -> Step:
-    """One epoch of one step. Grouping by length finds its column only if no column is removed."""
+    def step() -> float:
+        clock = Clock()
+        read["grouped" if by_length else "trl"] = by_trl(groups, by_length, clock)
+        return clock.seconds
+
+    return step
+
+
+def by_trl(groups: Sequence[Group], by_length: bool, watch: TrainerCallback) -> int:
+    """One epoch of one step; the tokens that it read. Grouping by length finds its column only if no column is
+    removed."""
     chosen, rejected = ([g.prompt + g.responses[i] for g in groups] for i in range(2))
     length = [max(map(len, pair)) for pair in zip(chosen, rejected, strict=True)]
     columns = {"chosen_ids": chosen, "rejected_ids": rejected, **({"length": length} if by_length else {})}
     sampling = {"train_sampling_strategy": "group_by_length", "remove_unused_columns": False} if by_length else {}
-    name = "grouped" if by_length else "trl"
+    theirs, read = model(), 0
 
     def count(_: object, ids: tuple[Tensor]) -> None:
-        read[name] += ids[0].numel()
+        nonlocal read
+        read += ids[0].numel()
 
-    def step() -> float:
-        clock, theirs = Clock(), model()
-        read[name] = 0
-        theirs.get_input_embeddings().register_forward_pre_hook(count)
-        with tempfile.TemporaryDirectory() as folder:
-            settings = RewardConfig(
-                output_dir=folder,
-                per_device_train_batch_size=MICRO,
-                gradient_accumulation_steps=len(groups) // MICRO,
-                num_train_epochs=1,
-                bf16=False,
-                gradient_checkpointing=None,  # none; False warns
-                use_cpu=True,
-                max_length=LONGEST,
-                report_to="none",
-                save_strategy="no",
-                disable_tqdm=True,
-                dataloader_pin_memory=False,
-                **sampling,
-            )
-            data = Dataset.from_dict(columns)
-            trainer = RewardTrainer(theirs, settings, train_dataset=data, processing_class=words(), callbacks=[clock])
-            trainer.remove_callback(PrinterCallback)
-            trainer.train()
-        return clock.seconds
+    theirs.get_input_embeddings().register_forward_pre_hook(count)
+    with tempfile.TemporaryDirectory() as folder:
+        made = RewardConfig(folder, per_device_train_batch_size=MICRO, **settings(len(groups) // MICRO), **sampling)
+        data = Dataset.from_dict(columns)
+        trainer = RewardTrainer(theirs, made, train_dataset=data, processing_class=words(), callbacks=[watch])
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return read
 
-    return step
+
+def settings(micro_batches: int) -> dict[str, Any]:
+    """What both of TRL's trainers are told."""
+    return {
+        "gradient_accumulation_steps": micro_batches,
+        "num_train_epochs": 1,
+        "bf16": False,
+        "gradient_checkpointing": None,  # none; False warns
+        "use_cpu": True,
+        "max_length": LONGEST,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
 
 
 def words() -> PreTrainedTokenizerFast:
@@ -261,19 +274,6 @@ def words() -> PreTrainedTokenizerFast:
     vocabulary = {f"w{i}": i for i in range(3, VOCABULARY)} | {"<pad>": 0, "<bos>": 1, "<eos>": 2}
     made = Tokenizer(WordLevel(vocabulary, unk_token="w9"))
     return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
-
-
-def peak_mb(step: Step) -> float:
-    """The most that tensors made during a step held at once; weights and optimizer state were there before."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
-        step()
-    found = seen.profiler.kineto_results.events()  # type: ignore[union-attr]  # it has run
-    changes = sorted((e.start_ns(), e.nbytes()) for e in found if e.name() == "[memory]")
-    held = most = 0
-    for _, change in changes:
-        held += change
-        most = max(most, held)
-    return most / 1e6
 
 
 if __name__ == "__main__":
