@@ -50,11 +50,15 @@ def page() -> str:
     bars = [Bar(**{key: about[key] for key in Bar.__dataclass_fields__}) for about in found]
     head = ["| | value | must | aim | | peer |", "|---|---|---|---|---|---|"]
     rows = [
-        f"| {b.name} | {b.value:.3g} {b.unit} | {bound(b.must)} | {bound(b.aim)} | {b.verdict} | {b.peer or ''} |"
+        f"| {b.name} | {number(b.value)} {b.unit} | {bound(b.must)} | {bound(b.aim)} | {b.verdict} | {b.peer or ''} |"
         for b in bars
     ]
     names = ", ".join(f"`{name}`" for name in NAMES)
     return "\n".join([INTRO.format(names=names), *head, *rows]) + "\n" + COST
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def bound(value: float | None) -> str:
