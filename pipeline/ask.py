@@ -90,20 +90,13 @@ def made(graph: Graph, settings: Experiment) -> Models:
 
 def sampled(model: Any, tokenizer: Any, prompt: str, x: Experiment) -> tuple[str, bool]:
     """An answer, and whether it ended by itself."""
-    import torch
-
     from pipeline import chat
-    from pipeline.sample import sample
+    from pipeline.sample import Sampling, sample, stops
 
-    (ids,) = sample(
-        model.eval(),
-        chat.prompts(tokenizer, [prompt]),
-        max_new=x.generate.max_new,
-        temperature=x.generate.temperature,
-        eos=chat.eos(tokenizer),
-        generator=torch.Generator().manual_seed(derive(x.seed, "ask", prompt)),
-    )
-    return tokenizer.decode(ids, skip_special_tokens=True), ids[-1] == chat.eos(tokenizer)
+    asked = x.generate
+    how = Sampling(asked.max_new, asked.temperature, asked.top_p, asked.top_k, stops(model, tokenizer))
+    (ids,) = sample(model.eval(), chat.prompts(tokenizer, [prompt]), how, [derive(x.seed, "ask", prompt)])
+    return tokenizer.decode(ids, skip_special_tokens=True), ids[-1] in how.stops
 
 
 # --- what is said about it ---

@@ -201,11 +201,17 @@ class Policy:
 class Generate:
     policy: Literal["sft", "rloo"]
     temperature: float  # 0: greedy
+    top_p: float  # of the most probable tokens, as many as reach it
+    top_k: int  # and no more than so many; 0: all
     max_new: int
+    samples: int  # of each instruction
 
     def __post_init__(self) -> None:
         check(self.temperature >= 0, "temperature", self.temperature, "must not be negative; 0 is greedy")
-        check(self.max_new > 0, "max_new", self.max_new, "must be positive")
+        check(0 < self.top_p <= 1, "top_p", self.top_p, "is a probability: 0 < top_p <= 1; 1 leaves out nothing")
+        check(self.top_k >= 0, "top_k", self.top_k, "must not be negative; 0 leaves out nothing")
+        for name in ("max_new", "samples"):
+            check(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
 
 
 PROMPT = ("prompt", "prompt_sha256")

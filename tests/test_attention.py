@@ -31,7 +31,7 @@ from benchmarks.exactness import WINDOW, configs, sizes
 from pipeline import attention, models, packing
 from pipeline.errors import ConfigError
 from pipeline.packing import MODES, Group, Mode, Tree
-from pipeline.sample import sample
+from pipeline.sample import Sampling, sample
 
 TOLERANCE = 1e-5  # relative to the largest entry
 SIZES = sizes(hidden=32, mlp=48)
@@ -192,8 +192,8 @@ def test_sampling_and_padded_layouts_do_not_see_that_a_mode_was_set(name: str) -
         tiny.varied(model)
         attention.use(model, mode)
         for prompts in (padded, even):
-            generator = torch.Generator().manual_seed(0)
-            said.append(sample(model, prompts, max_new=20, temperature=1.0, eos=1, generator=generator))
+            how = Sampling(max_new=20, temperature=1.0, stops=(1,))
+            said.append(sample(model, prompts, how, seeds=range(len(prompts))))
         rewards.append(models.hidden(model, packing.layout(GROUPS, "padded")).detach())
     assert said[:2] == said[2:4] == said[4:]
     assert_close(rewards[0], rewards[2])

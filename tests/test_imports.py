@@ -20,8 +20,8 @@ HEAVY = {"torch", "transformers", "datasets"}
 # What computes with models. Everything else of pipeline/ must not need torch to be imported.
 TORCH = {
     *("advantages", "base", "chat", "checkpoint", "dist", "fit", "losses", "models", "packing", "sample", "scoring"),
-    *("attention", "contract", "doctor", "dynamics", "lora", "probe"),
-    *(f"stages.{name}" for name in ("generate", "rloo", "rm", "sft")),
+    *("attention", "cells", "contract", "doctor", "dynamics", "lora", "probe"),
+    *(f"stages.{name}" for name in ("rloo", "rm", "sft")),
     "judges.local",
 }
 # Decides what to run; not even inside a function may it import torch.

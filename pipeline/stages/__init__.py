@@ -125,6 +125,8 @@ def judged(x: Experiment) -> Needs:
 
 
 def judgeable(x: Experiment) -> str | None:
+    if x.generate.samples != 1:
+        return f"one answer to each instruction is judged: generate.samples = {x.generate.samples} is for others"
     try:
         prompt.template(x.judge, PROJECT / x.run.root)
     except ConfigError as e:
@@ -205,8 +207,8 @@ STAGES = {
         Stage("rm", 2, reads=("seed", "rm", "loss", "compute"), needs=rm, slug=with_loss),
         Stage("score", 2, reads=("compute",), needs=scored, slug=with_loss),
         Stage("bench", 3, reads=("bench",), needs=measured, slug=lambda x: f"{x.bench.blind or learner(x)}-s{x.seed}"),
-        Stage("rloo", 1, reads=("seed", "rloo", "compute"), needs=rloo, slug=lambda x: f"{trained_on(x)}-s{x.seed}"),
-        Stage("generate", 1, reads=("seed", "generate", "compute"), needs=generate, slug=sampled_from),
+        Stage("rloo", 2, reads=("seed", "rloo", "compute"), needs=rloo, slug=lambda x: f"{trained_on(x)}-s{x.seed}"),
+        Stage("generate", 2, reads=("seed", "generate", "compute"), needs=generate, slug=sampled_from),
         Stage("judge", 2, reads=("judge", "compute"), needs=judge, slug=sampled_from, ready=judgeable),
         Stage(
             "calibration",

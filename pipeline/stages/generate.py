@@ -1,38 +1,39 @@
-"""A policy's answers to a set of instructions."""
+"""A policy's answers to a set of instructions: one, or several samples to each, row after row."""
 
 from pathlib import Path
 
-import torch
-
 from pipeline import chat, models, rows
-from pipeline.sample import sample
+from pipeline.sample import Sampling, check_room, sample, stops
 from pipeline.seeds import derive
 from pipeline.stage import Inputs, Sections
+from pipeline.track import Track
 
-BATCH = 256
+SLOTS = 256  # answers that are written at once
 
 
 def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     model, tokenizer = models.load_lm(inputs["policy"])
     model.eval()
-    asked = rows.read(inputs["data"])
-    made = []
-    for start in range(0, len(asked), BATCH):
-        part = asked[start : start + BATCH]
-        answers = sample(
-            model,
-            chat.prompts(tokenizer, [rows.prompt_of(row) for row in part]),
-            max_new=x.generate.max_new,
-            temperature=x.generate.temperature,
-            eos=chat.eos(tokenizer),
-            generator=torch.Generator().manual_seed(derive(x.seed, "generate", start)),
-        )
-        texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
-        for row, ids, text in zip(part, answers, texts, strict=True):
-            ended = ids[-1] == chat.eos(tokenizer)
-            made.append(
-                {"id": row["id"], "prompt": rows.prompt_of(row), "output": text, "ended": ended, "tokens": len(ids)}
-            )
+    asked, settings = rows.read(inputs["data"]), x.generate
+    prompts = chat.prompts(tokenizer, [rows.prompt_of(row) for row in asked])
+    check_room(model, prompts, settings.max_new, "generate.max_new")
+    ends, k = stops(model, tokenizer), settings.samples
+    how = Sampling(settings.max_new, settings.temperature, settings.top_p, settings.top_k, ends)
+    seeds = [derive(x.seed, "generate", i) for i in range(len(asked))]
+    with Track(x, out, k * len(asked)) as log:
+        answers = sample(model, prompts, how, seeds, k, max(k, SLOTS), log.progress)
+    texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+    made = [
+        {
+            "id": asked[i // k]["id"],
+            "sample": i % k,
+            "prompt": rows.prompt_of(asked[i // k]),
+            "output": texts[i],
+            "ended": answers[i][-1] in ends,
+            "tokens": len(answers[i]),
+        }
+        for i in range(len(answers))
+    ]
     rows.write(out, made)
     n = len(made)
     return {

@@ -16,7 +16,7 @@ from pipeline.experiment import Rloo
 from pipeline.fit import fit
 from pipeline.order import step_rows
 from pipeline.packing import Group
-from pipeline.sample import sample
+from pipeline.sample import Sampling, sample
 from pipeline.seeds import derive
 from pipeline.stage import Inputs, Sections
 from pipeline.track import Track
@@ -36,7 +36,7 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     def update(step: int) -> dict[str, Tensor | float]:
         asked = [prompts[i] for i in step_rows(len(prompts), x.rloo.prompts, derive(x.seed, "rloo"), step)]
         texts = [t for t in asked for _ in range(x.rloo.k)]
-        cues, answers = rollout(policy, tokenizer, texts, x.rloo, derive(x.seed, "rloo", "rollout", step))
+        cues, answers = rollout(policy, tokenizer, asked, x.rloo, derive(x.seed, "rloo", "rollout", step), x.rloo.k)
         ended = [a[-1] == eos for a in answers]
         said = decode(tokenizer, answers)
         score = reward(texts, said, ended)
@@ -102,24 +102,18 @@ def learned(folder: Path, mode: packing.Mode, tokens: int) -> Callable[[Sequence
 
 
 def rollout(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: Rloo, seed: int
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Prompt ids and response ids of one sample for each text."""
-    cues = chat.prompts(tokenizer, texts)
-    answers = sample(
-        model,
-        cues,
-        max_new=settings.max_new,
-        temperature=settings.temperature,
-        eos=chat.eos(tokenizer),
-        generator=torch.Generator().manual_seed(seed),
-    )
-    return cues, answers
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[str], settings: Rloo, seed: int,
+    k: int = 1,
+) -> tuple[list[list[int]], list[list[int]]]:  # fmt: skip
+    """Ids of each prompt, and of k samples for each."""
+    cues = chat.prompts(tokenizer, asked)
+    how = Sampling(settings.max_new, settings.temperature, stops=(chat.eos(tokenizer),))
+    return cues, sample(model, cues, how, [derive(seed, i) for i in range(len(cues))], k)
 
 
 def grouped(cues: Sequence[list[int]], answers: Sequence[list[int]], k: int) -> list[Group]:
     """k answers to one prompt after the other."""
-    return [Group(cues[i], list(answers[i : i + k])) for i in range(0, len(cues), k)]
+    return [Group(cue, list(answers[i * k : (i + 1) * k])) for i, cue in enumerate(cues)]
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, answers: Sequence[Sequence[int]]) -> list[str]:
