@@ -280,6 +280,12 @@ def test_what_is_left_out_is_never_drawn_and_the_rest_in_proportion(cut: dict[st
     assert set(every.tolist()) == set(np.flatnonzero(p))
 
 
+def test_what_just_reaches_top_p_is_enough() -> None:
+    four = torch.zeros(400, 4)  # a quarter each
+    drawn = sample.choose(four, Sampling(1, 1.0, top_p=0.5), sample.numbers(3, 400)[:, None])
+    assert set(drawn.tolist()) == {0, 1}
+
+
 def test_a_token_without_probability_is_not_drawn_at_the_edges() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).repeat(3, 1)
     uniform = torch.tensor([[0.0], [0.51], [1 - 2**-53]], dtype=torch.float64)
