@@ -74,6 +74,7 @@ class Data:
     alpaca_eval: Source
     benchmarks: dict[str, Source | None]  # None: left out
     probe: Source | None = None  # scored again and again while a reward model is trained; None: nothing
+    best_of_n: Source | None = None  # prompts whose samples a reward model picks from; None: there are none
 
     def __post_init__(self) -> None:
         part = None if self.probe is None else self.probe.part
@@ -212,6 +213,22 @@ class Generate:
         check(self.top_k >= 0, "top_k", self.top_k, "must not be negative; 0 leaves out nothing")
         for name in ("max_new", "samples"):
             check(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+
+
+@dataclass(frozen=True)
+class BestOfN:
+    """How good is the answer that a reward model picks among N?"""
+
+    samples: int  # of the SFT model to each prompt, stored once for all reward models
+    temperature: float  # they are drawn at
+    ns: tuple[int, ...]  # each an N; at most `samples`
+
+    def __post_init__(self) -> None:
+        check(self.samples > 1, "samples", self.samples, "must be at least 2")
+        check(self.temperature > 0, "temperature", self.temperature, "sampling needs a positive temperature")
+        rising = bool(self.ns) and all(a < b for a, b in zip((0, *self.ns), self.ns, strict=False))
+        check(rising, "ns", self.ns, "must be rising whole numbers from 1 on")
+        check(self.ns[-1] <= self.samples, "ns", self.ns, f"must not exceed samples={self.samples}")
 
 
 PROMPT = ("prompt", "prompt_sha256")
@@ -378,6 +395,7 @@ class Experiment:
     rm: Rm
     loss: dict[str, Constant]  # name of a function in pipeline/losses.py and its constants
     bench: Bench
+    best_of_n: BestOfN
     policy: Policy
     rloo: Rloo
     generate: Generate

@@ -412,9 +412,9 @@ def test_two_commands_at_once_make_one_set_of_artefacts_and_a_third_makes_none(
     arguments = ["stage=data", "action=run", "scale=smoke", f"run.root={results}", *SMALL]
     both = [end(process) for process in [start("run.py", *arguments, cwd=tmp_path) for _ in range(2)]]
     assert [done.code for done in both] == [0, 0], both
-    assert sum(int(n) for done in both for n in re.findall(r"^made (\d+) of", done.out, re.MULTILINE)) == 10
+    assert sum(int(n) for done in both for n in re.findall(r"^made (\d+) of", done.out, re.MULTILINE)) == 11
     made = dict(store.scan(results / "runs"))
-    assert len(made) == 10 and all(set(found["files"]) == {"card.json", "rows.parquet"} for found in made.values())
+    assert len(made) == 11 and all(set(found["files"]) == {"card.json", "rows.parquet"} for found in made.values())
     assert not any(store.damage(folder, found["files"]) for folder, found in made.items())
     third = command("run.py", *arguments)
-    assert (third.code, third.lines[0], third.err) == (0, "nothing to run: 10 artefacts are there", "")
+    assert (third.code, third.lines[0], third.err) == (0, "nothing to run: 11 artefacts are there", "")

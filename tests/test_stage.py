@@ -31,6 +31,8 @@ OTHER: dict[str, Any] = {
     "run.external": "elsewhere",
     "external": None,  # set by make eval
     "source": None,  # set by the stage that asks
+    "generate.samples": None,  # the same
+    "best_of_n.ns": [1, 2],
     "replicas": 1,
     "model.source": None,  # tiny and hub need other keys
     "model.family": "qwen2",
@@ -86,7 +88,7 @@ OTHER: dict[str, Any] = {
     "log.entity": "somebody",
 }
 ORIGIN = ("kind", "part", "seed", "id", "revision", "split")  # of a source: no other value fits the same world
-BELOW_LOSS = ["alpaca_eval", "bench", "generate", "judge", "rloo", "rm", "score"]
+BELOW_LOSS = ["alpaca_eval", "bench", "best_of_n", "generate", "judge", "rloo", "rm", "score", "score (samples)"]
 
 
 def stage(**more: Any) -> Stage:
@@ -216,13 +218,16 @@ def replanned(before: Experiment, after: Experiment) -> list[str]:
 
 def keys_of(x: Experiment) -> dict[str, str]:
     """{artefact: key}; data by whom it feeds, responses of the baseline and its references apart from the policy's."""
-    graph, targets = plan.build(STAGES, Path(), [(name, x) for name in ("bench", "rloo", "alpaca_eval")])
+    graph, targets = plan.build(STAGES, Path(), [(name, x) for name in ("bench", "rloo", "alpaca_eval", "best_of_n")])
     labels = {node.stage.name: node.key for node in targets}
     for node in graph.values():
         for name, need in node.inputs.items():
-            whose = f"data of {node.stage.name}" if name == "data" else f"data of bench: {name}"
-            again = name.startswith(("baseline", "reference"))
+            user = "samples" if need.name.startswith("data/best_of_n") else node.stage.name
+            whose = f"data of {user}" if name == "data" else f"data of bench: {name}"
+            again = name.startswith(("baseline", "reference", "samples"))
             role = need.stage.name + f" ({name})" * again + " (untrained)" * ("/untrained-" in need.name)
+            if (node.stage.name, name) == ("best_of_n", "score"):
+                role = "score (samples)"
             labels[whose if need.stage.name == "data" else role] = need.key
     return labels
 

@@ -77,7 +77,34 @@ def lies_somewhere(x: Experiment) -> str | None:
 
 
 def benchmarks(x: Experiment) -> Needs:
-    return {name: data(x, source, x.seed) for name, source in x.data.benchmarks.items() if source is not None}
+    return {name: judged_on(x, source) for name, source in x.data.benchmarks.items() if source is not None}
+
+
+def judged_on(x: Experiment, source: Source) -> tuple[str, Experiment]:
+    """Rows of prompts alone get their responses from the SFT model."""
+    return ("gold", x) if source == x.data.best_of_n else data(x, source, x.seed)
+
+
+def samples(x: Experiment) -> Needs:
+    """The SFT model's answers among which reward models pick: the same for all of them."""
+    if x.data.best_of_n is None:  # said by `sampled`
+        return {}
+    drawn = replace(x.generate, samples=x.best_of_n.samples, temperature=x.best_of_n.temperature)
+    asked = replace(x, generate=drawn, data=replace(x.data, alpaca_eval=x.data.best_of_n))
+    return {"samples": from_sft(asked), "data": data(x, x.data.best_of_n, x.seed)}
+
+
+def sampled(x: Experiment) -> str | None:
+    source = x.data.best_of_n
+    if source is None:
+        return "data.best_of_n names no prompts"
+    return None if source.kind == "world" else "only the micro world says how good an answer is"
+
+
+def picked(x: Experiment) -> Needs:
+    """The samples take the place of the benchmarks: their scores are an artefact of their own."""
+    alone = replace(x, data=replace(x.data, benchmarks={"best_of_n": x.data.best_of_n}))
+    return {"gold": ("gold", x), "score": ("score", alone)}
 
 
 def actor(x: Experiment) -> Experiment:
@@ -189,12 +216,16 @@ def trained_on(x: Experiment) -> str:
 
 
 def sampled_from(x: Experiment) -> str:
-    return f"sft-r{replica(x)}-s{x.seed}" if x.generate.policy == "sft" else f"{trained_on(x)}-s{x.seed}"
+    return sampled_by_sft(x) if x.generate.policy == "sft" else f"{trained_on(x)}-s{x.seed}"
+
+
+def sampled_by_sft(x: Experiment) -> str:
+    return f"sft-r{replica(x)}-s{x.seed}"
 
 
 def calibrated_on(x: Experiment) -> str:
     file = x.calibration.file
-    return f"sft-r{replica(x)}-s{x.seed}" if file is None else PurePath(file).stem
+    return sampled_by_sft(x) if file is None else PurePath(file).stem
 
 
 STAGES = {
@@ -207,6 +238,8 @@ STAGES = {
         Stage("rm", 2, reads=("seed", "rm", "loss", "compute"), needs=rm, slug=with_loss),
         Stage("score", 2, reads=("compute",), needs=scored, slug=with_loss),
         Stage("bench", 3, reads=("bench",), needs=measured, slug=lambda x: f"{x.bench.blind or learner(x)}-s{x.seed}"),
+        Stage("gold", 1, reads=(), needs=samples, slug=sampled_by_sft, ready=sampled),
+        Stage("best_of_n", 1, reads=("best_of_n",), needs=picked, slug=with_loss, ready=sampled),
         Stage("rloo", 2, reads=("seed", "rloo", "compute"), needs=rloo, slug=lambda x: f"{trained_on(x)}-s{x.seed}"),
         Stage("generate", 2, reads=("seed", "generate", "compute"), needs=generate, slug=sampled_from),
         Stage("judge", 2, reads=("judge", "compute"), needs=judge, slug=sampled_from, ready=judgeable),
