@@ -50,6 +50,9 @@ sft rm rloo: .venv/ready ## One stage with what it needs: make rm ARGS='loss=bsr
 eval: .venv/ready ## The benchmarks of one reward model; RM=folder or hub id (BENCH=some,of,them): of an existing one, doctor first
 	$(if $(RM),$(PY) scripts/eval.py rm=$(RM) $(if $(BENCH),bench=$(BENCH)) scale=$(SCALE) $(ARGS),$(STAGE) stage=bench)
 
+best-of-n: .venv/ready ## Gold reward of what a reward model picks among N samples of the SFT model: make best-of-n ARGS='loss=norm_bt'
+	$(STAGE) stage=best_of_n
+
 doctor: .venv/ready ## Can scores of RM=folder or hub id be trusted? DATA=my.jsonl: lengths and ties on your own texts; ARGS=--json
 	@$(PY) scripts/doctor.py rm=$(RM) $(if $(DATA),data=$(DATA)) $(ARGS)
 
@@ -104,4 +107,4 @@ clean-runs: ## Delete results/runs; say YES=1
 	@[ "$(YES)" = 1 ] || { du -sh results/runs 2>/dev/null || true; echo "make clean-runs YES=1 deletes it"; exit 1; }
 	rm -rf results/runs
 
-.PHONY: help setup smoke reproduce status render verify-scorers sft rm rloo eval doctor score audit alpaca card try verify gc wandb-sync test test-slow lint bench docs readme clean-runs
+.PHONY: help setup smoke reproduce status render verify-scorers sft rm rloo eval best-of-n doctor score audit alpaca card try verify gc wandb-sync test test-slow lint bench docs readme clean-runs

@@ -12,6 +12,7 @@ from pipeline.experiment import Experiment, External
 from pipeline.stages import STAGES
 
 OWN = ("rm", "bench")
+BEST_OF_N = "best_of_n"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -20,30 +21,34 @@ def run(arguments: Sequence[str]) -> int:
     rest = [a for a in arguments if a.partition("=")[0] not in OWN]
     check(bool(own.get("rm")), "rm", own.get("rm"), "required; say rm=... (a folder or a hub id)")
     config.check_first_names(rest, OWN)
-    x = chosen(config.experiment(rest), own.get("bench"))
+    wanted = chosen(config.experiment(rest), own.get("bench"))
     folder = external.find(own["rm"])
     health = subprocess.run([sys.executable, PROJECT / "scripts" / "doctor.py", f"rm={folder}"]).returncode
     if health == 2:  # it cannot be loaded
         return health
-    x = replace(x, external=External(external.fingerprint(folder)), run=replace(x.run, external=str(folder.resolve())))
-    return actions.stages([("bench", x)], {"run"}) or tell(x) or health
+    given, where = External(external.fingerprint(folder)), str(folder.resolve())
+    wanted = [(stage, replace(x, external=given, run=replace(x.run, external=where))) for stage, x in wanted]
+    return actions.stages(wanted, {"run"}) or tell(wanted) or health
 
 
-def chosen(x: Experiment, names: str | None) -> Experiment:
-    """With these benchmarks only."""
+def chosen(x: Experiment, names: str | None) -> list[tuple[str, Experiment]]:
+    """The stages that measure these benchmarks. Best-of-N has to be named: it needs samples of an SFT model."""
     known = {name: source for name, source in x.data.benchmarks.items() if source is not None}
     wanted = list(known) if names is None else names.split(",")
     for name in wanted:
-        check(name in known, "bench", name, config.closest(name, known))
-    return replace(x, data=replace(x.data, benchmarks={name: known[name] for name in wanted}))
+        check(name in known or name == BEST_OF_N, "bench", name, config.closest(name, (*known, BEST_OF_N)))
+    some = {name: known[name] for name in wanted if name in known}
+    bench = [("bench", replace(x, data=replace(x.data, benchmarks=some)))] if some else []
+    return [*bench, *[(BEST_OF_N, x)] * (BEST_OF_N in wanted)]
 
 
-def tell(x: Experiment) -> int:
-    """Prints the metrics but for the finest; all are in the artefact's manifest."""
-    _, (node,) = plan.build(STAGES, actions.store_root(x), [("bench", x)])
-    found = store.manifest(node.folder)
-    assert found is not None, "it was made, or was there"
-    for name, value in sorted(found["metrics"].items()):
-        if name.count("/") == 1 or name.endswith("/tau"):
-            print(f"{name:36} {value:.6g}")
+def tell(wanted: Sequence[tuple[str, Experiment]]) -> int:
+    """Prints the metrics but for the finest; all are in the artefacts' manifests."""
+    _, nodes = plan.build(STAGES, actions.store_root(wanted[0][1]), wanted)
+    for node in nodes:
+        found = store.manifest(node.folder)
+        assert found is not None, "it was made, or was there"
+        for name, value in sorted(found["metrics"].items()):
+            if name.count("/") <= 1 or name.endswith("/tau"):
+                print(f"{name:36} {value:.6g}")
     return 0

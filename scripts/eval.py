@@ -3,6 +3,7 @@
     scripts/eval.py rm=FOLDER                                      on the micro world's benchmarks
     scripts/eval.py rm=org/name@revision scale=small               on the real ones
     scripts/eval.py rm=... bench=rm_bench,reward_bench             on some
+    scripts/eval.py rm=... bench=best_of_n                         what it picks among samples of the SFT model
 
 Any key of conf/ can follow. Exit code 1 if a check of the doctor fails or a benchmark cannot be made.
 """

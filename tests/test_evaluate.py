@@ -62,6 +62,14 @@ def test_some_benchmarks(folder: Path, asked: dict[str, Any]) -> None:
     assert set(asked["wanted"][0][1].data.benchmarks) == {"rm_bench", "in_domain"}
 
 
+def test_best_of_n_is_measured_where_it_is_named(folder: Path, asked: dict[str, Any]) -> None:
+    evaluate.run([f"rm={folder}", "scale=smoke", "bench=best_of_n"])
+    assert [(stage, x.external.sha256) for stage, x in asked["wanted"]] == [("best_of_n", external.fingerprint(folder))]
+    evaluate.run([f"rm={folder}", "scale=smoke", "bench=best_of_n,verdicts"])
+    assert [stage for stage, _ in asked["wanted"]] == ["bench", "best_of_n"]
+    assert set(asked["wanted"][0][1].data.benchmarks) == {"verdicts"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
