@@ -16,13 +16,14 @@ import torch
 from metrics.conftest import reference  # noqa: F401  # a fixture
 from scipy.special import expit
 
-from pipeline import config, models, plan, rows, scoring, world
+from pipeline import config, models, packing, plan, rows, scoring, world
 from pipeline.errors import ConfigError
 from pipeline.judges import local, prompt
 from pipeline.judges.compare import compare, pair
 from pipeline.judges.pair import DRAW, Pair
 from pipeline.metrics import alpaca_eval as metrics
 from pipeline.metrics.alpaca_eval import is_switched
+from pipeline.packing import MODES, Mode
 from pipeline.plan import Node
 from pipeline.rows import Row
 from pipeline.stage import Inputs, Sections, plain, view
@@ -213,15 +214,22 @@ def local_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_model_run_here_is_read_at_its_first_token(local_judge: Path, tmp_path: Path):
-    """Alone, unpadded, the whole vocabulary: what the letters' log-probabilities are."""
+@pytest.mark.parametrize("mode", MODES)
+def test_a_model_run_here_is_read_at_its_first_token(
+    local_judge: Path, tmp_path: Path, mode: Mode, monkeypatch: pytest.MonkeyPatch
+):
+    """Alone, unpadded, the whole vocabulary: what the letters' log-probabilities are, however they are laid out."""
+    used: set[Mode] = set()
+    layout = packing.layout
+    monkeypatch.setattr(packing, "layout", lambda groups, m, *on: used.add(m) or layout(groups, m, *on))
     theirs, ours = ["one", "two words", "it is long " * 9, "same"], ["eins", "a b c", "short", "same"]
     given = Inputs(
         policy=written(tmp_path / "policy", [{**row, "prompt": f"q {i}"} for i, row in enumerate(answers(ours))]),
         baseline=written(tmp_path / "baseline", [{**row, "prompt": f"q {i}"} for i, row in enumerate(answers(theirs))]),
     )
-    x = sections({"judge": "local", "judge.id": str(local_judge), "run.micro_tokens": 300})
+    x = sections({"judge": "local", "judge.id": str(local_judge), "run.micro_tokens": 300, "run.packing": mode})
     told = judge(x, given, at(tmp_path))
+    assert used == {mode}
     made = rows.read(at(tmp_path))
     model, tokenizer = models.load_lm(local_judge)
     for i, row in enumerate(made[:3]):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from pipeline import chat, hub, models, packing
+from pipeline import attention, chat, hub, models, packing
 from pipeline.judges.prompt import Messages
 from pipeline.metrics.alpaca_eval import Logprobs
 from pipeline.packing import Group
@@ -22,7 +22,7 @@ def first_tokens(x: Sections, questions: Sequence[Messages]) -> list[Logprobs]:
     """For each question {"token", "logprob"} of both letters, in fp32."""
     if not questions:
         return []
-    model, tokenizer = models.load_lm(hub.model(x.judge.id, x.judge.revision))
+    model, tokenizer = models.load_lm(hub.model(x.judge.id, x.judge.revision), x.run.packing)
     model.eval()
     cues = chat.ids(tokenizer, questions, cue=True)
     room = getattr(model.config, "max_position_embeddings", None)
@@ -30,11 +30,12 @@ def first_tokens(x: Sections, questions: Sequence[Messages]) -> list[Logprobs]:
     if room is not None and longest >= room:
         raise ValueError(f"a question has {longest} tokens, the judge reads {room}: take a judge that reads more")
     letters = [token(tokenizer, questions[0], letter) for letter in LETTERS]
-    groups = [Group(cue, [letters[:1]]) for cue in cues]  # one read serves both letters
+    groups = [Group(cue[:-1], [cue[-1:]]) for cue in cues]
     found: list[Logprobs] = [[]] * len(groups)
-    for rows, batch in packing.batches(groups, x.run.micro_tokens):
-        at = packing.layout(batch)
-        logits = model.lm_head(models.hidden(model, at)[at.before]).float()  # type: ignore[operator]  # the head is a module
+    mode = attention.mode(model)
+    for rows, batch in packing.batches(groups, x.run.micro_tokens, mode):
+        at = packing.layout(batch, mode, str(model.device))
+        logits = model.lm_head(models.hidden(model, at)[at.last]).float()  # type: ignore[operator]  # the head is a module
         both = logits.log_softmax(-1)[:, letters].tolist()
         for row, values in zip(rows, both, strict=True):
             found[row] = [{"token": name, "logprob": value} for name, value in zip(LETTERS, values, strict=True)]
