@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import given
+from pipeline import calibration, given
 from pipeline.elsewhere.options import Options
 from pipeline.given import Table
 from pipeline.metrics import alpaca_eval
@@ -26,18 +26,19 @@ def score(file: str, value: Any, options: Options) -> dict[str, float]:
     rows = given.table(file, value)
     instructions = _instructions(options)
     annotations = frame(rows, instructions, keep_empty=options.keep_empty)
-    calibration, difficulty, outputs = _calibration(options), options.table("difficulty"), options.table("outputs")
+    gamed, difficulty, outputs = (options.table(key) for key in ("calibration", "difficulty", "outputs"))
+    known = None if gamed is None else calibration.read(gamed, CALIBRATION)
     result = alpaca_eval.score(
         annotations,
-        calibration,
-        None if difficulty is None else _difficulties(difficulty),
+        known,
+        None if difficulty is None else calibration.difficulties(difficulty),
         fold_order=options.choice("fold_order", get_args(FoldOrder)),
         C=options.positive("C"),
         output_lengths=None if outputs is None else _lengths(outputs, "output", options.keep_empty),
     )
     if "length_controlled_winrate" not in result:
         options.note(f"no length-controlled win rate; {CALIBRATION}")
-    elif calibration is not None and "row" not in annotations and len(rows) < len(set(calibration["index"])):
+    elif known is not None and "row" not in annotations and len(rows) < len(set(known["index"])):
         options.note(f"{file} has {len(rows)} rows; as officially, difficulties go by their position, whatever lacks")
     return result | _decoded(rows, instructions, options)
 
@@ -152,28 +153,3 @@ def _first_token(cell: Any) -> Any:
         return None if found is None else [{"token": e["token"], "logprob": float(e["logprob"])} for e in found]
     except (ValueError, KeyError, IndexError, TypeError):
         return None  # a text, or another judge's reply: nothing to decode
-
-
-# --- what length control needs
-
-
-def _calibration(options: Options) -> pd.DataFrame | None:
-    table = options.table("calibration")
-    if table is None:
-        return None
-    for name in ("preference", "std_delta_len", "not_gamed_baseline"):
-        table.need(name, remedy=CALIBRATION)
-    preference = table.numbers("preference", null=True)
-    table.require(~((preference < 0) | (preference > 1)), "preference", "expected 0 to 1, as in df_gamed.csv")
-    return _difficulties(table).assign(
-        preference=preference,
-        std_delta_len=table.numbers("std_delta_len"),
-        not_gamed_baseline=table.each("not_gamed_baseline", given.truth),
-    )
-
-
-def _difficulties(table: Table) -> pd.DataFrame:
-    """`index` and `instruction_difficulty`; pandas writes an index without a name, too."""
-    index = table.need("index", "", "Unnamed: 0", remedy="the number of the instruction, from 0")
-    column = table.need("instruction_difficulty", remedy="as in df_gamed.csv and instruction_difficulty.csv")
-    return pd.DataFrame({"index": table.whole(index), "instruction_difficulty": table.numbers(column)})

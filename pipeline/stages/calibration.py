@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from pipeline import formats, given, hub, rows, world
+from pipeline import calibration, formats, given, hub, rows, world
+from pipeline.calibration import COLUMNS
 from pipeline.experiment import Calibration
 from pipeline.judges.compare import compare, pair
 from pipeline.judges.pair import Pair
 from pipeline.rows import Row
 from pipeline.stage import Inputs, Sections
 
-COLUMNS = ("model", "index", "preference", "std_delta_len", "instruction_difficulty", "not_gamed_baseline")
 VERSIONS = ("verbose", "concise")
 SURE = 1e-6  # a preference nearer to 0 or 1 counts as this
 
@@ -32,24 +32,16 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     return {"rows": len(made), **{f"win_rate/{name}": 100 * float(np.nanmean(p)) for name, p in sorted(won.items())}}
 
 
-def from_file(calibration: Calibration, results: Path) -> list[Row]:
+def from_file(settings: Calibration, results: Path) -> list[Row]:
     """A path is relative to `run.root`. The preference alone may be missing."""
-    name, sha256 = calibration.file, calibration.sha256
+    name, sha256 = settings.file, settings.sha256
     assert name is not None and sha256 is not None, "Calibration checks it"
-    path = hub.data_file(name, calibration.id, calibration.revision) if calibration.id else results / name
+    path = hub.data_file(name, settings.id, settings.revision) if settings.id else results / name
     hub.check_content(path, sha256, "calibration")
     table = given.table(path.name, formats.read(path))
-    for column in COLUMNS:
-        table.need(column, remedy="expected a file like AlpacaEval's df_gamed.csv")
-    columns = {
-        "model": table.labels("model"),
-        "index": table.whole("index").tolist(),
-        "preference": table.numbers("preference", null=True).tolist(),
-        "std_delta_len": table.numbers("std_delta_len").tolist(),
-        "instruction_difficulty": table.numbers("instruction_difficulty").tolist(),
-        "not_gamed_baseline": table.each("not_gamed_baseline", given.truth),
-    }
-    return [dict(zip(COLUMNS, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    expected = "expected a file like AlpacaEval's df_gamed.csv"
+    table.need("model", remedy=expected)
+    return calibration.read(table, expected).to_dict("records")  # type: ignore[return-value]  # names are text
 
 
 def from_baseline(x: Sections, inputs: Inputs, out: Path) -> list[Row]:
