@@ -20,7 +20,8 @@ HEAVY = {"torch", "transformers", "datasets"}
 # What computes with models. Everything else of pipeline/ must not need torch to be imported.
 TORCH = {
     *("advantages", "base", "chat", "checkpoint", "dist", "fit", "losses", "models", "packing", "sample", "scoring"),
-    *("attention", "cells", "contract", "doctor", "dynamics", "lora", "probe"),
+    *("attention", "cells", "contract", "dynamics", "lora", "probe"),
+    *(f"doctor.{name}" for name in ("head", "patient", "reading", "writing")),
     *(f"stages.{name}" for name in ("rloo", "rm", "sft")),
     "judges.local",
 }
