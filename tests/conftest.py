@@ -48,3 +48,15 @@ def done(root: Path) -> dict[str, Node]:
     for node in nodes.values():
         finish(node)
     return nodes
+
+
+@pytest.fixture(scope="session")
+def under_contract(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sound little reward model with its contract; nobody writes there."""
+    import patients  # torch: most tests do without
+
+    from pipeline import contract
+
+    folder = patients.sound(tmp_path_factory.mktemp("under_contract") / "rm")
+    contract.write(folder)
+    return folder

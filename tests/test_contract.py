@@ -18,16 +18,9 @@ from pipeline.config import PROJECT
 from pipeline.errors import ConfigError
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = patients.sound(tmp_path_factory.mktemp("saved") / "rm")
-    contract.write(folder)
-    return folder
-
-
 @pytest.fixture
-def folder(saved: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(saved, tmp_path / "rm"))
+def folder(under_contract: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(under_contract, tmp_path / "rm"))
 
 
 def written(folder: Path) -> dict[str, Any]:
@@ -38,8 +31,8 @@ def rewrite(folder: Path, **changed: Any) -> None:
     (folder / contract.NAME).write_text(json.dumps({**written(folder), **changed}))
 
 
-def test_what_is_written(saved: Path) -> None:
-    made = written(saved)
+def test_what_is_written(under_contract: Path) -> None:
+    made = written(under_contract)
     canaries = made.pop("canaries")
     assert len(made.pop("template")) == 64
     assert made.pop("attention")
@@ -58,11 +51,11 @@ def test_what_is_written(saved: Path) -> None:
     assert len(canaries) == len({(c["prompt"], c["response"]) for c in canaries}) == 16
 
 
-def test_canaries_have_the_rewards_of_the_model_alone(saved: Path) -> None:
+def test_canaries_have_the_rewards_of_the_model_alone(under_contract: Path) -> None:
     """One conversation at a time, by transformers' own forward; the long answers are cut."""
-    model, tokenizer = models.load_rm(saved)
+    model, tokenizer = models.load_rm(under_contract)
     cuts = 0
-    for canary in written(saved)["canaries"]:
+    for canary in written(under_contract)["canaries"]:
         text = f"<bos>{canary['prompt']}<bot>{canary['response']}"
         ids = [*tokenizer(text, add_special_tokens=False)["input_ids"][:159], 3]  # type: ignore[misc,index]  # ids
         cuts += len(ids) == 160
@@ -215,13 +208,13 @@ def test_the_tolerance_is_that_of_the_precision(
             contract.replay(folder, model, tokenizer)
 
 
-def test_precision_is_that_of_the_body(saved: Path) -> None:
-    model, tokenizer = models.load_rm(saved)
+def test_precision_is_that_of_the_body(under_contract: Path) -> None:
+    model, tokenizer = models.load_rm(under_contract)
     assert contract.precision(model) == "fp32"
     dist.prepare(torch.get_num_threads(), "bf16")
     try:
         assert contract.precision(model) == "bf16"
-        assert contract.replay(saved, model, tokenizer) > 1e-4  # it scores in bf16, and close enough
+        assert contract.replay(under_contract, model, tokenizer) > 1e-4  # it scores in bf16, and close enough
     finally:
         dist.prepare(torch.get_num_threads(), "fp32")
         torch.use_deterministic_algorithms(False)
@@ -237,12 +230,12 @@ def test_large_rewards_are_tolerated_in_proportion(folder: Path, monkeypatch: py
     assert contract.replay(folder, model, tokenizer) == pytest.approx(0.5 / 1.15, rel=1e-3)
 
 
-def test_canaries_of_one_prompt_share_it(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_canaries_of_one_prompt_share_it(under_contract: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that what shares prompts is under the contract as well."""
     seen: list[packing.Group] = []
     layout = packing.layout
     monkeypatch.setattr(packing, "layout", lambda groups, *how: seen.extend(groups) or layout(groups, *how))
-    contract.load(saved)
+    contract.load(under_contract)
     assert [len(g.responses) for g in seen] == [4, 4, 4, 4]
 
 

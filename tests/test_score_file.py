@@ -15,13 +15,6 @@ from pipeline.config import PROJECT
 from pipeline.errors import ConfigError
 
 
-@pytest.fixture(scope="module")
-def rm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = patients.sound(tmp_path_factory.mktemp("rm") / "rm")
-    contract.write(folder)
-    return folder
-
-
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Twelve pairs with columns of their own; one answer is too long."""
@@ -35,15 +28,15 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_every_row_has_its_rewards(rm: Path, data: Path) -> None:
+def test_every_row_has_its_rewards(under_contract: Path, data: Path) -> None:
     out = data.with_name("out.jsonl")
-    done = score_file.run(rm, data, out, 300)
+    done = score_file.run(under_contract, data, out, 300)
     made, before = read(out), read(data)
     assert [{k: v for k, v in row.items() if not k.startswith("reward")} for row in made] == before
     right = 0
     for row in before:
         prompts, answers = [row["prompt"]] * 2, [row["chosen"], row["rejected"]]
-        row["rewards"], _ = scoring.score(*models.load_rm(rm), prompts, answers, 10**6)
+        row["rewards"], _ = scoring.score(*models.load_rm(under_contract), prompts, answers, 10**6)
         right += row["rewards"][0] > row["rewards"][1]
     got = np.array([[row["reward_chosen"], row["reward_rejected"]] for row in made])
     assert got == pytest.approx(np.array([row["rewards"] for row in before]), rel=1e-5)
@@ -51,9 +44,9 @@ def test_every_row_has_its_rewards(rm: Path, data: Path) -> None:
     assert sorted(p.name for p in data.parent.iterdir()) == ["my.jsonl", "out.jsonl"]
 
 
-def test_single_responses_have_one_reward_each(rm: Path, tmp_path: Path) -> None:
+def test_single_responses_have_one_reward_each(under_contract: Path, tmp_path: Path) -> None:
     (tmp_path / "my.jsonl").write_text('{"prompt": "Why?", "response": "So."}\n{"prompt": "Why?", "response": "No."}\n')
-    assert score_file.run(rm, tmp_path / "my.jsonl", tmp_path / "out", 300) == {
+    assert score_file.run(under_contract, tmp_path / "my.jsonl", tmp_path / "out", 300) == {
         "rows": 2,
         "responses": 2,
         "truncated": 0,
@@ -76,31 +69,31 @@ def counted(monkeypatch: pytest.MonkeyPatch, crash_at: int | None) -> list[int]:
     return seen
 
 
-def test_what_a_kill_leaves_is_not_scored_again(rm: Path, data: Path) -> None:
+def test_what_a_kill_leaves_is_not_scored_again(under_contract: Path, data: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         whole = counted(patch, None)
-        score_file.run(rm, data, data.with_name("whole.jsonl"), 250)
+        score_file.run(under_contract, data, data.with_name("whole.jsonl"), 250)
     out = data.with_name("out.jsonl")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         counted(patch, 3)
-        score_file.run(rm, data, out, 250)
+        score_file.run(under_contract, data, out, 250)
     assert not out.exists()
     told: list[tuple[int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
         rest = counted(patch, None)
-        score_file.run(rm, data, out, 250, lambda done, total: told.append((done, total)))
+        score_file.run(under_contract, data, out, 250, lambda done, total: told.append((done, total)))
     assert rest == whole[3:] and len(whole) == 4
     assert out.read_bytes() == data.with_name("whole.jsonl").read_bytes()
     assert told[0][0] > 0 and told[-1] == (24, 24)
 
 
 @pytest.mark.parametrize("changed", ["data", "model"])
-def test_what_another_run_left_is_not_taken(rm: Path, data: Path, changed: str) -> None:
+def test_what_another_run_left_is_not_taken(under_contract: Path, data: Path, changed: str) -> None:
     out = data.with_name("out.jsonl")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         counted(patch, 3)
-        score_file.run(rm, data, out, 250)
-    folder = rm
+        score_file.run(under_contract, data, out, 250)
+    folder = under_contract
     if changed == "data":
         data.write_text(data.read_text().replace("prompt", "prompt", 1) + data.read_text().splitlines()[0] + "\n")
     else:
@@ -112,38 +105,42 @@ def test_what_another_run_left_is_not_taken(rm: Path, data: Path, changed: str) 
     assert sum(seen) >= 12  # all of the prompts
 
 
-def test_a_column_that_would_be_written_over_is_refused(rm: Path, data: Path) -> None:
+def test_a_column_that_would_be_written_over_is_refused(under_contract: Path, data: Path) -> None:
     data.write_text(data.read_text().replace('"margin"', '"reward_chosen"'))
     with pytest.raises(ConfigError, match=r"^my.jsonl, column reward_chosen = .*rename it"):
-        score_file.run(rm, data, data.with_name("out"), 100)
+        score_file.run(under_contract, data, data.with_name("out"), 100)
 
 
-def test_a_model_that_is_not_what_it_was_scores_nothing(rm: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_not_what_it_was_scores_nothing(
+    under_contract: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(contract, "PROMPTS", ("?",))
     monkeypatch.setattr(contract, "policy", lambda *_: {"template": "another"})
     with pytest.raises(ConfigError, match=r"scoring\.json, template"):
-        score_file.run(rm, data, data.with_name("out"), 100)
+        score_file.run(under_contract, data, data.with_name("out"), 100)
     assert not data.with_name("out").exists()
 
 
-def test_the_command(rm: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command(
+    under_contract: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = runpy.run_path(str(PROJECT / "scripts" / "score_data.py"))["main"]
-    assert command([f"rm={rm}", f"data={data}"]) == 0
+    assert command([f"rm={under_contract}", f"data={data}"]) == 0
     said = capsys.readouterr()
     assert said.out.startswith("rows 12, responses 24, truncated 1, accuracy 0.")
     assert said.out.endswith(f"written: {data.with_name('my.rewards.jsonl')}\n")
     assert "24" in said.err
     with pytest.raises(SystemExit) as e:
-        command([f"rm={rm}", f"data={data}", "tokens=many"])
+        command([f"rm={under_contract}", f"data={data}", "tokens=many"])
     assert e.value.code == 2 and "tokens = 'many'" in capsys.readouterr().err
     counted(monkeypatch, 2)
     data.with_name("my.rewards.jsonl").unlink()
-    assert command([f"rm={rm}", f"data={data}", "tokens=250"]) == 130
+    assert command([f"rm={under_contract}", f"data={data}", "tokens=250"]) == 130
     assert "goes on from here" in capsys.readouterr().err
 
 
-def test_parquet_is_read_as_well(rm: Path, data: Path) -> None:
+def test_parquet_is_read_as_well(under_contract: Path, data: Path) -> None:
     rows.write(data.parent, read(data), "my")
-    score_file.run(rm, data, data.with_name("a.jsonl"), 300)
-    score_file.run(rm, data.with_name("my.parquet"), data.with_name("b.jsonl"), 300)
+    score_file.run(under_contract, data, data.with_name("a.jsonl"), 300)
+    score_file.run(under_contract, data.with_name("my.parquet"), data.with_name("b.jsonl"), 300)
     assert data.with_name("a.jsonl").read_bytes() == data.with_name("b.jsonl").read_bytes()
