@@ -2,7 +2,8 @@
 
 It is JSON lines (or JSON, CSV, Parquet) with `prompt` and `response`, with `prompt`, `chosen` and `rejected`, or with
 `messages` that end with the assistant. Chosen and rejected may be lists of messages too: what comes before their
-answers is the prompt. Nothing is repaired: a row that cannot be read is refused by file, row, column and remedy.
+answers is the prompt; or lists of texts, as in RM-Bench's files. Nothing is repaired: a row that cannot be read is
+refused by file, row, column and remedy.
 """
 
 import math
@@ -20,16 +21,27 @@ SHAPES = "expected prompt and response; prompt, chosen and rejected; or messages
 
 @dataclass(frozen=True)
 class Own:
-    """What a file holds: its rows as they are, and what each asks. Pairs are chosen, rejected."""
+    """What a file holds: its rows as they are, and what each asks. Pairs are chosen, rejected; several of each are all
+    chosen ones, then all rejected ones."""
 
     rows: Sequence[given.Row]
     asked: Sequence[Asked]
     pairs: bool
+    several: bool = False
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """What the rewards of a row are called."""
+        """What the rewards of a row are called; lists of them as RM-Bench's own tool does."""
+        if self.several:
+            return ("score_chosen", "score_rejected")
         return ("reward_chosen", "reward_rejected") if self.pairs else ("reward",)
+
+    def rewards(self, at: int, rewards: Sequence[float]) -> dict[str, Any]:
+        """Those of a row's responses, under their names."""
+        if not self.several:
+            return dict(zip(self.scores, rewards, strict=True))
+        n = len(self.rows[at]["chosen"])
+        return dict(zip(self.scores, (list(rewards[:n]), list(rewards[n:])), strict=True))
 
 
 def read(path: Path) -> Own:
@@ -45,8 +57,24 @@ def read(path: Path) -> Own:
     elif "messages" not in table.columns:
         for column in ("prompt", "response"):
             table.need(column, remedy=SHAPES)
-    one = _pair if pairs else _talk if "messages" in table.columns else _answer
-    return Own(table.rows, [one(table, at, row) for at, row in enumerate(table.rows, start=1)], pairs)
+    several = pairs and _are_texts(table.rows[0].get("chosen"))
+    one = _several if several else _pair if pairs else _talk if "messages" in table.columns else _answer
+    asked = [one(table, at, row) for at, row in enumerate(table.rows, start=1)]
+    return Own(table.rows, asked, pairs and not several, several)
+
+
+def _are_texts(cell: Any) -> bool:
+    return isinstance(cell, list) and bool(cell) and isinstance(cell[0], str)
+
+
+def _several(table: given.Table, at: int, row: given.Row) -> Asked:
+    """Texts after one prompt."""
+    responses = []
+    for column in ("chosen", "rejected"):
+        if not _are_texts(row.get(column)):
+            table.refuse(at, column, row.get(column), "expected a list of texts, as in row 1")
+        responses += [_text(table, at, column, text) for text in row[column]]
+    return Asked(_prompt(table, at, row), responses)
 
 
 def _pair(table: given.Table, at: int, row: given.Row) -> Asked:

@@ -1,5 +1,6 @@
-"""Rewards for the rows of a file of one's own: the same rows as JSON lines, with `reward`, or with `reward_chosen` and
-`reward_rejected`. What a kill leaves beside the result is not scored again; a result appears as a whole.
+"""Rewards for the rows of a file of one's own: the same rows as JSON lines, with `reward`, with `reward_chosen` and
+`reward_rejected`, or with lists of them as RM-Bench's own tool writes them. What a kill leaves beside the result is not
+scored again; a result appears as a whole.
 """
 
 import hashlib
@@ -30,16 +31,18 @@ def run(folder: Path, data: Path, out: Path, tokens: int, tick: Tick = lambda do
     parts = scoring.Parts(out.with_name(f".{out.name}.{fingerprint(folder, data)}"))
     tick(len(parts.done), total)
     scored = scoring.keep(model, tokenizer, found.asked, tokens, parts, lambda done: tick(done, total))
-    rows = [dict(row) for row in found.rows]
-    for record in scored:
-        rows[record["row"]][found.scores[record["response"]]] = record["reward"]
+    of_row: list[list[float]] = [[] for _ in found.rows]
+    for record in scored:  # in input order
+        of_row[record["row"]].append(record["reward"])
+    rows = [{**row, **found.rewards(at, of_row[at])} for at, row in enumerate(found.rows)]
     write_atomically(out, "".join(f"{json.dumps(row, ensure_ascii=False, default=str)}\n" for row in rows))
     shutil.rmtree(parts.folder)
     return summary(found, rows, sum(record["truncated"] for record in scored))
 
 
 def summary(found: Own, rows: Sequence[given.Row], truncated: int) -> dict[str, float]:
-    counts: dict[str, float] = {"rows": len(rows), "responses": len(rows) * len(found.scores), "truncated": truncated}
+    responses = sum(len(a.responses) for a in found.asked)
+    counts: dict[str, float] = {"rows": len(rows), "responses": responses, "truncated": truncated}
     if not found.pairs:
         return counts
     chosen, rejected = ([row[column] for row in rows] for column in found.scores)

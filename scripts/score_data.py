@@ -3,8 +3,9 @@
     scripts/score_data.py rm=FOLDER data=my.jsonl                        writes my.rewards.jsonl
     scripts/score_data.py rm=org/name@revision data=my.jsonl out=scores.jsonl tokens=8192
 
-A row has prompt and response; prompt, chosen and rejected; or messages that end with the assistant. JSON lines, JSON,
-CSV or Parquet. `tokens` are those of one forward pass (default 16384). Kill it, start it again: it goes on.
+A row has prompt and response; prompt, chosen and rejected; or messages that end with the assistant. Of lists of texts,
+as in RM-Bench's files, the scores are what scripts/score.py bench=rm_bench reads. JSON lines, JSON, CSV or Parquet.
+`tokens` are those of one forward pass (default 16384). Kill it, start it again: it goes on.
 """
 
 import sys
