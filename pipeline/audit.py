@@ -35,7 +35,7 @@ def examine(path: Path) -> Iterator[Finding]:
         return
     if not found.pairs:
         remedy = "give rows with prompt, chosen and rejected"
-        yield Finding("schema", "FAIL", f"{path.name}: no preferences, only single responses", why, remedy)
+        yield Finding("schema", "FAIL", f"{path.name}: no pairs of a chosen and a rejected answer", why, remedy)
         return
     yield Finding("schema", "good", f"{len(found.asked):,} pairs", why)
     yield identical(found.asked)

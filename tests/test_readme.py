@@ -10,7 +10,7 @@ from pipeline.config import PROJECT, groups
 sys.path.insert(0, str(PROJECT / "scripts"))
 import readme
 
-PAGES = ("README.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/evaluate.md")
 TARGETS = set(re.findall(r"^([a-z][a-z -]*)(?=:)", (PROJECT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -28,6 +28,20 @@ def test_make_targets_exist(page: str):
     )
     patterns = ("reproduce-table-", "plan-")
     assert asked and not {a for a in asked if a not in known and not a.startswith(patterns)}
+
+
+def test_the_doctors_lines_are_its_checks():
+    from pipeline.doctor import CHECKS  # torch
+
+    text = (PROJECT / "docs" / "evaluate.md").read_text()
+    assert re.findall(r"^good  (.{13}) ", text, re.MULTILINE) == [f"{each.name:13}" for each in CHECKS]
+
+
+def test_best_of_n_is_shown_for_the_ns_of_its_config():
+    from pipeline.config import experiment
+
+    rows = re.findall(r"^\| (\d+) \|", (PROJECT / "docs" / "evaluate.md").read_text(), re.MULTILINE)
+    assert tuple(map(int, rows)) == experiment().best_of_n.ns
 
 
 def test_the_table_is_the_one_that_was_made():
