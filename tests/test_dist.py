@@ -17,6 +17,7 @@ from typing import Any, get_args
 import pytest
 import tiny
 import torch
+from scores import CASES
 from torch import Tensor, nn
 from torch.multiprocessing import start_processes
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedModel
@@ -33,7 +34,8 @@ from pipeline.stages.rm import forward
 from pipeline.track import Track
 
 TOLERANCE = 1e-5
-LOSSES = {name: config.load_yaml(config.CONF / "loss" / f"{name}.yaml") for name in ("bt", "bsr", "norm_bt")}
+LOSSES = {name: config.load_yaml(config.CONF / "loss" / f"{name}.yaml") for name in config.groups()["loss"]}
+STATEFUL = {name: constants for name, constants in CASES.items() if losses.make(**constants).state_dict()}
 KINDS = ("ddp", "fsdp")
 STEPS, BATCH, TOKENS = 4, 7, 25  # an odd batch, in two or three rounds of micro-batches
 OPTIM = Optim(lr=1e-2, schedule="cosine", warmup=0.0, betas=(0.9, 0.95), weight_decay=0.01, clip=1.0)
@@ -79,20 +81,22 @@ def settings(**run: Any) -> Run:
 
 
 def scores(learner: Learner, groups: Sequence[Group]) -> PairScores:
-    return forward(learner, groups, TOKENS)
+    return dataclasses.replace(forward(learner, groups, TOKENS), margin=torch.linspace(-0.5, 2, len(groups)))
 
 
 def train(
     folder: Path, run: Run, parallel: dist.Parallel = "ddp", spy: Callable[[int], None] = lambda step: None
 ) -> dict[str, Any]:
-    """NormBT's first steps, with or without a checkpoint before; weights and state at the end."""
+    """The first steps under all losses that keep something, with or without a checkpoint before; weights and what each
+    loss keeps at the end."""
     stopping.listen()
-    model, loss = reward_model(), losses.make(**LOSSES["norm_bt"])
+    model, kept = reward_model(), nn.ModuleDict({name: losses.make(**STATEFUL[name]) for name in STATEFUL})
     learner = Learner(model, models.rewards, parallel)
     curve: list[float] = []
 
     def update(step: int) -> dict[str, Tensor | float]:
-        value = loss(scores(learner, pairs(step)))
+        seen = scores(learner, pairs(step))
+        value = torch.stack([loss(seen) for loss in kept.values()]).mean()
         value.backward()
         with torch.no_grad(), learner.entire() as whole:  # looking on the way changes nothing
             looked, _ = models.rewards(whole, learner.layout(pairs(99)))
@@ -107,12 +111,12 @@ def train(
     view = tiny.view_of("rm", tiny.experiment())
     ended = "finished"
     try:
-        state = {"loss": loss, "curve": curve}
+        state = {"losses": kept, "curve": curve}
         fit(learner, update, STEPS, OPTIM, Checkpoints(out, run), lambda at: Track(view, out, STEPS, at), state)
     except (stopping.Stopped, dist.Released) as e:
         ended = type(e).__name__
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-    return {"ended": ended, "curve": curve, "weights": weights, "loss": loss.state_dict()}
+    return {"ended": ended, "curve": curve, "weights": weights, "losses": kept.state_dict()}
 
 
 def gradients(learner: Learner, name: str, held: nn.Module) -> dict[str, Any]:
@@ -311,7 +315,8 @@ def test_a_loss_sees_the_same_bits_on_every_process(found: Found, kind: str, nam
     """So what it keeps, NormBT's μ, is the same as well."""
     first, second = (ranks[kind][name] for ranks in found.ranks)
     assert identical(first["seen"], second["seen"]) and identical(first["value"], second["value"])
-    assert identical(first["loss"], second["loss"]) and (first["loss"] or name != "norm_bt")
+    assert identical(first["loss"], second["loss"])
+    assert bool(first["loss"]) == (name in STATEFUL)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -342,6 +347,7 @@ def test_what_one_process_knows_all_know(found: Found) -> None:
 def close(got: dict[str, Any], expected: dict[str, Any]) -> bool:
     """Adam divides each gradient by its size, and where that is next to nothing, so is what is left of its digits."""
     assert got["curve"] == pytest.approx(expected["curve"], rel=TOLERANCE)
+    assert different(got["losses"], expected["losses"]) == []
     return all(float((got["weights"][n] - w).norm()) <= 1e-4 * float(w.norm()) for n, w in expected["weights"].items())
 
 
@@ -350,13 +356,14 @@ def test_two_processes_train_what_one_trains(found: Found, alone: dict[str, Any]
     """In the end both have all weights, and one is released."""
     first, second = (ranks[f"{kind} unbroken"] for ranks in found.ranks)
     assert (first["ended"], second["ended"]) == ("finished", "Released")
-    assert close(first, alone) and different(first["loss"], alone["loss"]) == []
-    assert identical(first["loss"], second["loss"]) and first["curve"] == second["curve"]
+    assert close(first, alone)
+    assert identical(first["losses"], second["losses"]) and first["curve"] == second["curve"]
     assert identical(first["weights"], second["weights"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_steps_and_two_are_four(found: Found, kind: str) -> None:
+    """To the last bit, weights and all that losses keep."""
     whole, begun, rest = (found.ranks[0][f"{kind} {part}"] for part in ("unbroken", "begun", "rest"))
     assert [ranks[f"{kind} begun"]["ended"] for ranks in found.ranks] == ["Stopped", "Stopped"]
     assert len(begun["curve"]) == 2 and identical(rest, whole)
@@ -391,6 +398,21 @@ def test_a_stop_that_one_process_is_asked_for_stops_all_after_the_same_step(foun
 
 
 # --- one process ---
+
+
+def test_two_steps_and_two_are_four_of_one_process(alone: dict[str, Any], tmp_path: Path) -> None:
+    assert train(tmp_path, settings(stop_after_steps=2))["ended"] == "Stopped"
+    assert identical(train(tmp_path, settings()), alone)
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_what_a_loss_keeps_moves_with_every_step(name: str) -> None:
+    """Else a resume that forgot it would not be seen."""
+    learner, loss = Learner(reward_model(), models.rewards), losses.make(**STATEFUL[name])
+    for step in range(2):
+        before = [value.clone() for value in loss.state_dict().values()]
+        loss(scores(learner, pairs(step)))
+        assert not any(map(torch.equal, before, loss.state_dict().values()))
 
 
 @pytest.mark.parametrize("recompute", ["layers", "batches"])

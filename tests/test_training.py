@@ -6,7 +6,7 @@ import math
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from pipeline import base, chat, losses, models, order, packing, rows, scoring, stopping
 from pipeline.checkpoint import Checkpoints
+from pipeline.config import groups
 from pipeline.dist import Learner
 from pipeline.experiment import Optim
 from pipeline.fit import fit, learning_rate
@@ -36,7 +37,8 @@ from pipeline.track import Track
 
 FAMILIES = ("llama", "qwen2")
 BUDGETS = (1, 150, 10**6)  # one group at a time, a few, all
-LOSSES = ("bt", "norm_bt", "bsr")
+LOSSES = groups()["loss"]
+STATEFUL = [name for name in LOSSES if losses.make(**tiny.experiment(f"loss={name}").loss).state_dict()]  # type: ignore[arg-type]
 TOLERANCE = 1e-5
 
 
@@ -114,7 +116,7 @@ def assert_close(got: Tensor, expected: Tensor, tolerance: float = TOLERANCE) ->
 
 def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     model.zero_grad()
-    loss.backward()
+    loss.backward(retain_graph=True)  # many losses of the same scores
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -132,7 +134,7 @@ def reward_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="module")
-def groups() -> list[Group]:
+def pairs() -> list[Group]:
     return encode_pairs(tiny.tokenizer(), tiny.rows_of("preferences", 7), 160)[0]
 
 
@@ -147,23 +149,25 @@ def one_by_one(model: PreTrainedModel, groups: Sequence[Group]) -> losses.PairSc
 
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_rewards_and_representations_equal_the_unpadded_ones(
-    reward_model: PreTrainedModel, groups: list[Group], budget: int
+    reward_model: PreTrainedModel, pairs: list[Group], budget: int
 ) -> None:
     with torch.no_grad():
-        got, expected = forward(Learner(reward_model, models.rewards), groups, budget), one_by_one(reward_model, groups)
+        got, expected = forward(Learner(reward_model, models.rewards), pairs, budget), one_by_one(reward_model, pairs)
     for name in ("chosen", "rejected", "h_chosen", "h_rejected"):
         assert_close(getattr(got, name), getattr(expected, name))
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-@pytest.mark.parametrize("name", LOSSES)
-def test_gradients_of_a_reward_model_equal_the_unpadded_ones(
-    reward_model: PreTrainedModel, groups: list[Group], budget: int, name: str
+def test_gradients_of_every_loss_equal_the_unpadded_ones(
+    reward_model: PreTrainedModel, pairs: list[Group], budget: int
 ) -> None:
-    constants = tiny.experiment(f"loss={name}").loss
-    loss = losses.make(**constants)(forward(Learner(reward_model, models.rewards), groups, budget))  # type: ignore[arg-type]
-    expected = losses.make(**constants)(one_by_one(reward_model, groups))  # type: ignore[arg-type]
-    assert_same_gradients(gradients(reward_model, loss), gradients(reward_model, expected))
+    margin = torch.linspace(-0.5, 2, len(pairs))
+    got = replace(forward(Learner(reward_model, models.rewards), pairs, budget), margin=margin)
+    expected = replace(one_by_one(reward_model, pairs), margin=margin)
+    for name in LOSSES:
+        constants = tiny.experiment(f"loss={name}").loss
+        ours, plain = (losses.make(**constants)(s) for s in (got, expected))  # type: ignore[arg-type]
+        assert_same_gradients(gradients(reward_model, ours), gradients(reward_model, plain))
 
 
 def learned_tokens(model: PreTrainedModel, sample: Sample) -> Tensor:
@@ -189,12 +193,12 @@ def test_gradients_of_sft_equal_the_unpadded_ones(family: str, budget: int) -> N
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_log_probabilities_equal_the_unpadded_ones(family: str, temperature: float, groups: list[Group]) -> None:
+def test_log_probabilities_equal_the_unpadded_ones(family: str, temperature: float, pairs: list[Group]) -> None:
     model = tiny.varied(tiny.lm(family))
-    at = packing.layout(groups)
+    at = packing.layout(pairs)
     got = models.logprobs(model, at, temperature)
     expected = []
-    for group in groups:
+    for group in pairs:
         for response in group.responses:
             logits = model(input_ids=torch.tensor([group.prompt + response])).logits[0, len(group.prompt) - 1 : -1]
             expected.append((logits / temperature).log_softmax(-1)[range(len(response)), response])
@@ -255,9 +259,9 @@ def test_a_reward_model_folder_scores_the_same_without_this_project(made: Made) 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_spreading_the_gain_leaves_what_the_model_says(family: str, groups: list[Group]) -> None:
+def test_spreading_the_gain_leaves_what_the_model_says(family: str, pairs: list[Group]) -> None:
     model = tiny.varied(tiny.lm(family))
-    at = packing.layout(groups)
+    at = packing.layout(pairs)
     with torch.no_grad():
         before = model(input_ids=at.ids).logits
         models.spread_gain(model, spread=1.0, norm=3.0, at=at, seed=5)
@@ -269,11 +273,11 @@ def test_spreading_the_gain_leaves_what_the_model_says(family: str, groups: list
     assert float(body.norm.weight.detach().log().std()) == pytest.approx(1.0, abs=0.5)  # 16 draws of N(0, 1)
 
 
-def test_the_gain_depends_on_the_seed_alone(groups: list[Group]) -> None:
+def test_the_gain_depends_on_the_seed_alone(pairs: list[Group]) -> None:
     gains = []
     for seed in (5, 5, 6):
         model = tiny.lm()
-        models.spread_gain(model, spread=1.0, norm=3.0, at=packing.layout(groups), seed=seed)
+        models.spread_gain(model, spread=1.0, norm=3.0, at=packing.layout(pairs), seed=seed)
         body: Any = model.base_model
         gains.append(body.norm.weight.detach())
     assert torch.equal(gains[0], gains[1]) and not torch.allclose(gains[0], gains[2])
@@ -380,8 +384,11 @@ def test_identical_and_overlong_pairs_are_dropped_and_counted() -> None:
 # --- a stage that is interrupted ends in the same bytes ---
 
 
-STATEFUL = [("sft", ()), *(("rm", (f"loss={name}",)) for name in LOSSES), ("rloo", ())]
-IDS = ["sft", *LOSSES, "rloo"]
+STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "sft": ("sft", ()),
+    **{name: ("rm", (f"loss={name}",)) for name in LOSSES},
+    "rloo": ("rloo", ()),
+}
 
 
 class Crash(BaseException):
@@ -422,10 +429,9 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     return Watch(monkeypatch)
 
 
-@pytest.mark.parametrize(("stage", "overrides"), STATEFUL, ids=IDS)
-def test_stopped_on_request_and_resumed_equals_unbroken(
-    made: Made, tmp_path: Path, watch: Watch, stage: str, overrides: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("name", STAGES)
+def test_stopped_on_request_and_resumed_equals_unbroken(made: Made, tmp_path: Path, watch: Watch, name: str) -> None:
+    stage, overrides = STAGES[name]
     whole = make(stage, tmp_path / "whole", made.inputs(stage), *overrides)
     steps = watch.seen[-1]
     watch.end_at(steps // 2, ask)
@@ -439,11 +445,10 @@ def test_stopped_on_request_and_resumed_equals_unbroken(
     assert tiny.hashes(tmp_path / "parts" / "out") == tiny.hashes(tmp_path / "whole" / "out")
 
 
-@pytest.mark.parametrize(("stage", "overrides"), STATEFUL, ids=IDS)
-def test_crashed_and_resumed_equals_unbroken(
-    made: Made, tmp_path: Path, watch: Watch, stage: str, overrides: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("name", ["sft", "bt", *STATEFUL, "rloo"])
+def test_crashed_and_resumed_equals_unbroken(made: Made, tmp_path: Path, watch: Watch, name: str) -> None:
     """Two crashes, each after a step that was not saved: the first before anything was."""
+    stage, overrides = STAGES[name]
     make(stage, tmp_path / "whole", made.inputs(stage), *overrides)
     steps = watch.seen[-1]
     for crash_at, begins in ((1, 1), (3, 1), (None, 3)):
@@ -589,12 +594,13 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize(("stage", "overrides"), STATEFUL[:-1], ids=IDS[:-1])
+@pytest.mark.parametrize("name", GOLDEN)
 def test_losses_step_by_step_are_those_of_the_golden_trace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, stage: str, overrides: tuple[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Who moves them changes what the stage computes, and raises its version. (RLOO samples: a last bit may change what
     is said, so it has no trace.)"""
+    stage, overrides = STAGES[name]
     monkeypatch.setattr(base.world_tokenizer, "train", bytes_alone)
     for part in ("sft", "rm"):
         (tmp_path / part).mkdir()
@@ -603,7 +609,7 @@ def test_losses_step_by_step_are_those_of_the_golden_trace(
     if stage == "rm":
         make("rm", tmp_path / "rewards", {"sft": tmp_path / "lm" / "out", "data": tmp_path / "rm"}, *overrides)
     trace = [r["loss"] for r in records(tmp_path / {"sft": "lm", "rm": "rewards"}[stage])]
-    assert trace == pytest.approx(GOLDEN[request.node.callspec.id], rel=1e-4)
+    assert trace == pytest.approx(GOLDEN[name], rel=1e-4)
 
 
 def test_too_few_rows_for_a_batch_are_refused_with_a_remedy():
