@@ -16,6 +16,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from pipeline import chat
+from pipeline.errors import check
 from pipeline.experiment import Model
 from pipeline.world import tokenizer as world_tokenizer
 
@@ -32,6 +34,9 @@ def make(model: Model, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         return tiny(model, tokenizer, seed), tokenizer
     assert model.id is not None, "Model checks it"
     tokenizer = AutoTokenizer.from_pretrained(model.id, revision=model.revision)
+    if model.template == "zephyr":
+        tokenizer.chat_template = chat.ZEPHYR
+    check(tokenizer.chat_template, "model.template", None, f"{model.id} has no template of its own: say zephyr")
     return AutoModelForCausalLM.from_pretrained(model.id, revision=model.revision, dtype=torch.float32), tokenizer
 
 
@@ -42,7 +47,7 @@ def tiny_tokenizer(model: Model) -> PreTrainedTokenizerBase:
         pad_token="<pad>",
         bos_token="<bos>",
         eos_token="<eos>",
-        chat_template=world_tokenizer.CHAT_TEMPLATE,
+        chat_template=chat.ZEPHYR if model.template == "zephyr" else world_tokenizer.CHAT_TEMPLATE,
         model_max_length=model.positions,
         clean_up_tokenization_spaces=False,
     )

@@ -1,4 +1,7 @@
-"""Conversations to token ids by the tokenizer's own template: once, the same way for every stage.
+"""Conversations to token ids by the template that the tokenizer carries: once, the same way for every stage.
+
+What a model reads is said by the template in its folder, whoever loads it. So SFT puts its template there (`zephyr`, or
+the tokenizer's own), and a reward model one that ends where its reward is read (`end`).
 
 The boundary between prompt and response is the longest common prefix of token ids, never of strings: merges and
 templates shift.
@@ -8,6 +11,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+
+from pipeline.errors import check
+
+# Written from how the authors' code of BSR renders conversations [code]. It puts a BOS before SFT's and the policy's
+# texts, where the tokenizer has one, and none before a reward model's: `end` takes it away.
+ZEPHYR = (
+    "{{ bos_token or '' }}{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>\n' + message['content'] + eos_token + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
 
 Messages = Sequence[dict[str, Any]]
 
@@ -41,6 +54,29 @@ def answered(tokenizer: PreTrainedTokenizerBase, asked: Sequence[str], answers: 
     return ids(
         tokenizer, [[*user(q), {"role": "assistant", "content": a}] for q, a in zip(asked, answers, strict=True)]
     )
+
+
+def end(tokenizer: PreTrainedTokenizerBase, after_eos: bool, bos: bool) -> None:
+    """Gives a reward model's tokenizer a template whose last token is where the reward is read: the end of turn, or
+    what the template writes after it. Without `bos` it begins without one."""
+    (written,) = answered(tokenizer, ["?"], ["!"])
+    last = eos(tokenizer)
+    tail = written[::-1].index(last) if last in written else len(written)
+    ended = not str(tokenizer.decode(written[len(written) - tail :])).strip()
+    check(ended, "model.template", None, "the tokenizer's own does not end an answer with EOS: say zephyr")
+    there = tail > 0 or not after_eos
+    check(there, "rm.read", "after_eos", "this template writes nothing after the end of turn; zephyr does")
+    cuts = []
+    if tail and not after_eos:
+        cuts.append(
+            "{% if messages[-1]['role'] == 'assistant' and not add_generation_prompt %}"
+            "{% set said = said.rpartition(eos_token)[0] + eos_token %}{% endif %}"
+        )
+    if not bos and written[0] == tokenizer.bos_token_id:
+        cuts.append("{% set said = said.removeprefix(bos_token) %}")
+    if cuts:
+        own = str(tokenizer.chat_template).removesuffix("\n")  # Jinja leaves the last one out
+        tokenizer.chat_template = f"{{% set said %}}{{{{ '' }}}}{own}{{% endset %}}{''.join(cuts)}{{{{ said }}}}"
 
 
 def common_prefix(sequences: Sequence[list[int]]) -> int:

@@ -148,7 +148,9 @@ def plain_values(overrides: Sequence[str], settings: Mapping[str, Any]) -> dict[
         if option not in groups()[group]:
             raise ConfigError(group, option, f"no such option; {closest(str(option), groups()[group])}")
     kept = [o for o in overrides if o.split("=", 1)[0] not in choices]
-    swapped = {group for group, option in choices.items() if swappable(group, option, kept)}
+    swapped = {
+        group for group, option in choices.items() if "dialect" not in choices and swappable(group, option, kept)
+    }
     slow = [f"{group}={option}" for group, option in choices.items() if group not in swapped]
     values = json.loads(compose((*kept, *slow)))
     for group in swapped:
@@ -165,12 +167,13 @@ def swappable(group: str, option: object, overrides: Sequence[str]) -> bool:
     text = (CONF / group / f"{option}.yaml").read_text()
     plain_file = not any(mark in text for mark in ("defaults:", "@package", "${"))
     presets = any(group in load_yaml(path) for path in (CONF / "scale").glob("*.yaml"))
-    return plain_file and not presets and not any(o.startswith(f"{group}.") for o in overrides)
+    spoken = any(o.startswith((f"{group}.", "dialect=")) for o in overrides)
+    return plain_file and not presets and not spoken
 
 
 def from_values(values: Mapping[str, Any]) -> Experiment:
     """The experiment from composed plain values."""
-    loss = whole_loss(values["loss"])
+    loss = whole_loss(values["loss"], values["dialect"])
     check_loss(loss)
     check_constants(loss)
     made = build(Experiment, {**values, "loss": loss})
@@ -179,14 +182,16 @@ def from_values(values: Mapping[str, Any]) -> Experiment:
     return made
 
 
-def whole_loss(loss: Mapping[str, Any], at: str = "loss") -> dict[str, Any]:
-    """A name in `of` stands for all that the file of that loss says: loss=norm_bt loss.of=hinge."""
+def whole_loss(loss: Mapping[str, Any], dialect: str, at: str = "loss") -> dict[str, Any]:
+    """A name in `of` stands for all that the file of that loss says, and the dialect's beside it: loss=norm_bt
+    loss.of=hinge."""
     of = loss.get("of")
     if isinstance(of, str):
         if of not in groups()["loss"]:
             raise ConfigError(f"{at}.of", of, f"no such loss; {closest(of, groups()['loss'])}")
-        of = load_yaml(CONF / "loss" / f"{of}.yaml")
-    return {**loss, "of": whole_loss(of, f"{at}.of")} if isinstance(of, Mapping) else dict(loss)
+        own = CONF / "dialect" / "loss" / f"{dialect}_{of}.yaml"
+        of = load_yaml(CONF / "loss" / f"{of}.yaml") | (load_yaml(own) if own.exists() else {})
+    return {**loss, "of": whole_loss(of, dialect, f"{at}.of")} if isinstance(of, Mapping) else dict(loss)
 
 
 def check_loss(loss: Mapping[str, Any], at: str = "loss") -> None:

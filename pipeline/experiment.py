@@ -24,6 +24,7 @@ class Model:
     gain_norm: float | None = None  # and rescaled to a mean ‖h‖ of gain_norm * sqrt(hidden)
     id: str | None = None
     revision: str | None = None
+    template: Literal["zephyr"] | None = None  # how conversations are written; None: as its tokenizer says
 
     def __post_init__(self) -> None:
         sizes = ("family", "hidden", "layers", "heads", "mlp", "vocab", "positions")
@@ -124,6 +125,7 @@ class Sft:
     steps: int | None = None  # either steps or epochs; 0: the model as it is
     epochs: int | None = None
     seed: int | None = None  # None: replica number seed % replicas
+    learns: Literal["all"] | None = None  # all: the prompt's tokens too; None: what the rows give a weight
 
     def __post_init__(self) -> None:
         lengths = (self.steps, self.epochs)
@@ -138,7 +140,7 @@ class Sft:
 class Rm:
     epochs: int
     batch: int  # pairs in an optimizer step
-    max_length: int
+    max_length: int | None  # tokens; longer pairs are dropped. None: what the model has positions for
     optim: Optim
     # std 1/sqrt(d+1) | model's initializer_range | 1/sqrt(d) | the SFT model's log-odds of praise (micro world)
     head_init: Literal["stiennon", "hf", "reference", "verdict"]
@@ -146,11 +148,14 @@ class Rm:
     draw: int | None = None  # another head and data order on the same pairs, for nulls
     head_offset: float | None = None  # control: the mean reward that the head starts with
     probe_every: int | None = None  # steps from one scoring of data.probe to the next; None: never
+    read: Literal["after_eos"] | None = None  # the reward, at what the template writes after EOS; None: at EOS
+    bos: Literal["never"] | None = None  # never: before no conversation; None: as the template says
 
     def __post_init__(self) -> None:
         check(self.epochs >= 0, "epochs", self.epochs, "must not be negative; 0 leaves the head as initialised")
         check(self.batch > 0, "batch", self.batch, "must be positive")
-        check(self.max_length > 1, "max_length", self.max_length, "must be at least 2 tokens")
+        long = self.max_length is None or self.max_length > 1
+        check(long, "max_length", self.max_length, "must be at least 2 tokens, or null for no limit but the model's")
         every = self.probe_every
         check(every is None or every > 0, "probe_every", every, "must be positive, or null for never")
 
@@ -386,6 +391,7 @@ class Cluster:
 @dataclass(frozen=True)
 class Experiment:
     size: str  # the scale's name, for output folders; no stage reads it
+    dialect: str  # its option's name: whose constants a loss has by default (conf/dialect/loss/)
     seed: int  # pairs, evaluation items, head, order, RLOO
     replicas: int  # SFT models; seed i starts from replica i % replicas, whatever the loss
     model: Model
@@ -418,6 +424,21 @@ class Experiment:
             fits = not isinstance(group, int) or batch % group == 0
             check(fits, f"{at}.group", group, f"must divide rm.batch={batch}")
             at, part = f"{at}.of", part.get("of")
+        own = self.model.template is None
+        written = not (own and self.model.source == "tiny" and self.rm.read == "after_eos")
+        check(
+            written,
+            "rm.read",
+            "after_eos",
+            "a tiny model's own template writes nothing there; model.template=zephyr does",
+        )
+        told = own or self.rm.head_init != "verdict"
+        check(
+            told,
+            "rm.head_init",
+            "verdict",
+            "the verdict follows the answer at once in a tiny model's own template only",
+        )
         d = self.data
         sources = (d.sft, d.preferences, d.prompts, d.alpaca_eval, *d.benchmarks.values())
         if any(s is not None and s.kind == "world" for s in sources):
@@ -426,7 +447,7 @@ class Experiment:
         for key, batch, name in (*uses, ("rloo.prompts", self.rloo.prompts, "prompts")):
             n = getattr(d, name).n
             check(n is None or n >= batch, key, batch, f"exceeds data.{name}.n={n}")
-        longest = max(self.sft.max_length, self.rm.max_length)
+        longest = max(self.sft.max_length, self.rm.max_length or 0)
         positions = self.model.positions
         check(positions is None or longest <= positions, "model.positions", positions,
               f"is shorter than the longest sequence asked for ({longest}); raise it or lower max_length")  # fmt: skip

@@ -34,6 +34,10 @@ make rm ARGS='-m loss=norm_bt loss.mu=ema,batch,one'    with and without its mov
 make rm ARGS='loss=norm_bt "loss.of={{name: hinge, margin: 2}}"'
 ```
 
+`dialect=reference` takes the constants of conf/dialect/loss/ instead: what the published code of BSR does. Forms are
+the same but for two: it takes the logarithm of σ in DR, which is −∞ in fp32 below r = −103, and its centring lacks the
+square, so that it cannot run. Its constant margin, which no recipe sets, is not here.
+
 Marks: [paper] its text, [code] its authors' code, [inferred], [ours]. BSR is
 [arXiv 2505.07271](https://arxiv.org/abs/2505.07271), NormBT [arXiv 2512.06343](https://arxiv.org/abs/2512.06343).
 
@@ -74,9 +78,15 @@ def paragraphs(name: str) -> list[str]:
 
 
 def constants(name: str) -> str:
-    path = f"conf/loss/{name}.yaml"
-    text = (PROJECT / path).read_text()
-    return f"```yaml\n# {path}\n{text}```" if len(text.splitlines()) > 1 else "No constants."
+    paths = [
+        path
+        for path in (f"conf/loss/{name}.yaml", f"conf/dialect/loss/reference_{name}.yaml")
+        if (PROJECT / path).exists()
+    ]
+    texts = [(PROJECT / path).read_text() for path in paths]
+    if len(texts[0].splitlines()) == 1:
+        return "No constants."
+    return "\n\n".join(f"```yaml\n# {path}\n{text}```" for path, text in zip(paths, texts, strict=True))
 
 
 def main() -> int:

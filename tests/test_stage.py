@@ -26,6 +26,10 @@ OTHER: dict[str, Any] = {
     "bench.outliers": 1.0,
     "bench.blind": "longer",
     "rm.draw": 1,
+    "rm.read": None,  # a tiny model's own template writes nothing after the end of turn
+    "rm.bos": "never",
+    "sft.learns": "all",
+    "model.template": "zephyr",
     "rm.head_offset": 12.0,
     "rm.trains": "head",
     "run.external": "elsewhere",
@@ -284,7 +288,7 @@ def test_only_known_settings_cannot_be_changed_alone():
     assert stuck == {n for n in LEAVES if OTHER.get(n, "") is None or (n.startswith("data.") and n.endswith(ORIGIN))}
 
 
-NOWHERE = [n for n in LEAVES if n.split(".")[0] in ("run", "log", "size") and OTHER.get(n, "") is not None]
+NOWHERE = [n for n in LEAVES if n.split(".")[0] in ("run", "log", "size", "dialect") and OTHER.get(n, "") is not None]
 
 
 @pytest.mark.parametrize("name", NOWHERE)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline import attention, chat, contract, dist, dynamics, lora, losses, models, order, rows
+from pipeline import attention, chat, contract, dist, dynamics, lora, losses, models, order, rows, scoring
 from pipeline.checkpoint import Checkpoints
 from pipeline.dist import Learner
 from pipeline.dynamics import Recorder
@@ -35,7 +35,9 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     seed = x.seed if x.rm.draw is None else derive(x.seed, "draw", x.rm.draw)
     model, tokenizer = started(x.rm, inputs["sft"], derive(seed, "rm", "head"), x.run.packing)
     learner = Learner(model, models.rewards, x.run.parallel, x.run.recompute)
-    pairs, kept, dropped = encode(tokenizer, rows.read(inputs["data"]), x.rm.max_length)
+    chat.end(tokenizer, x.rm.read == "after_eos", x.rm.bos != "never")
+    limit = x.rm.max_length or scoring.max_length(model, tokenizer)
+    pairs, kept, dropped = encode(tokenizer, rows.read(inputs["data"]), limit)
     if x.rm.head_offset is not None:
         offset_head(learner, pairs[:OFFSET_PAIRS], x.rm.head_offset, x.run.micro_tokens)
     steps = x.rm.epochs * order.epoch_steps(len(pairs), x.rm.batch)

@@ -4,6 +4,7 @@ folder."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     attention.use(model, x.run.packing)
     attention.refuse_dropout(model)
     learner = Learner(model, weighted_loss, x.run.parallel, x.run.recompute)
-    samples, too_long = encode(tokenizer, rows.read(inputs["data"]), x.sft.max_length)
+    samples, too_long = encode(tokenizer, rows.read(inputs["data"]), x.sft.max_length, x.sft.learns)
     steps = x.sft.steps or x.sft.epochs * order.epoch_steps(len(samples), x.sft.batch)
 
     def batch_of(step: int) -> list[Sample]:
@@ -59,10 +60,12 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     return {"loss": final, "samples": len(samples), "too_long": too_long, "tokens": tokens}
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, data: Sequence[Row], limit: int) -> tuple[list[Sample], int]:
+def encode(
+    tokenizer: PreTrainedTokenizerBase, data: Sequence[Row], limit: int, learns: Literal["all"] | None = None
+) -> tuple[list[Sample], int]:
     """Token ids and weights of every conversation. A weighted user turn is learned by its first token, the verdict,
     and ends the sample: the rest of it would teach nothing. Conversations over the limit are left out and
-    counted."""
+    counted. `all`: each token up to the answer counts as well, 1."""
     cues = chat.prompts(tokenizer, [row["messages"][0]["content"] for row in data])
     answers = chat.ids(tokenizer, [row["messages"][:2] for row in data])
     whole = chat.ids(tokenizer, [row["messages"] for row in data])
@@ -73,8 +76,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, data: Sequence[Row], limit: int) 
         start, end = chat.common_prefix([cue, ids]), len(answer)
         weights = [row["messages"][1]["weight"]] * (end - start)
         if len(row["messages"]) > 2:
-            weights.append(row["messages"][2]["weight"])
-            end += 1
+            (silent,) = chat.ids(tokenizer, [[*row["messages"][:2], *chat.user("")]])
+            said = chat.common_prefix([silent, ids])  # where the user's words begin
+            if said > end:  # what the template writes may take the space of the first word away from it
+                said += next(i for i, id in enumerate(ids[said:]) if str(tokenizer.decode([id])).strip())
+            weights += [0.0] * (said - end) + [row["messages"][2]["weight"]]
+            end = said + 1
+        if learns == "all":
+            weights = [1.0] * (start - 1) + weights
+            start = 1
         samples.append(Sample(Group(ids[:start], [ids[start:end]]), weights))
     return samples, len(data) - len(samples)
 
