@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import yaml
 
-from pipeline import config, dispatch, facts, lock, plan, show, table, why
+from pipeline import claims, config, dispatch, facts, lock, plan, show, table, why
 from pipeline.config import PROJECT, check_first_names, closest
 from pipeline.errors import ConfigError, check
 from pipeline.experiment import Experiment
@@ -18,6 +18,7 @@ from pipeline.plan import Graph, Node
 from pipeline.stages import STAGES
 
 STAGE_ACTIONS = ("plan", "run", "status")
+CLAIM_ACTIONS = ("render", *STAGE_ACTIONS)
 TABLE_ACTIONS = (*STAGE_ACTIONS, "render", "facts", "explain", "gc", "verify")
 
 
@@ -86,6 +87,49 @@ def seed_list(seeds: object) -> list[int] | None:
     good = seeds is None or (isinstance(seeds, list) and seeds and all(type(s) is int for s in seeds))
     check(bool(good), "seeds", seeds, "expected a list of whole numbers, e.g. seeds=[0,1,2]")
     return cast(list[int] | None, seeds)
+
+
+def judge_claims(arguments: Sequence[str]) -> int:
+    """One action on the papers' claims, from a command line; returns the exit code."""
+    own = {"action": "render", "only": None, "seeds": None}
+    check_first_names(arguments, tuple(own))
+    overrides = [a for a in arguments if a.partition("=")[0] not in own]
+    own |= {a.partition("=")[0]: plain_value(*a.partition("=")[::2]) for a in arguments if a not in overrides}
+    action = own["action"]
+    check(action in CLAIM_ACTIONS, "action", action, closest(str(action), CLAIM_ACTIONS))
+    asked = Claims(overrides, own["only"], seed_list(own["seeds"]))
+    if action == "run":
+        return execute(asked.graph, asked.targets, asked.any) or asked.render()
+    if action == "render":
+        return asked.render()
+    plan.judge(asked.graph, asked.targets)
+    why.explain_all(asked.graph, asked.root)
+    say(show.plan_lines(asked.graph) if action == "plan" else show.status_lines(asked.graph))
+    return 0
+
+
+class Claims:
+    """The papers' claims with their graph."""
+
+    def __init__(self, overrides: Sequence[str], only: str | None = None, seeds: Sequence[int] | None = None):
+        known = claims.load()
+        if only is not None:
+            check(only in known, "only", only, closest(only, known))
+            known = {only: known[only]}
+        self.all = only is None and seeds is None
+        self.any = config.experiment(overrides)
+        self.asked = claims.ask(known, overrides, STAGES, seeds)
+        self.root = store_root(self.any)
+        self.graph, self.targets = plan.build(STAGES, self.root, claims.wanted(self.asked, STAGES))
+
+    def render(self) -> int:
+        """Verdicts from what is there. Some claims or other seeds are shown, but do not take the place of all."""
+        found = claims.judge(self.asked, plan.Builder(STAGES, self.root))
+        print(claims.text(found, self.any.size))
+        if self.all:
+            paths = claims.render(found, self.any.size, results(self.any) / "claims")
+            print(f"written: {', '.join(shorter(p) for p in paths)}")
+        return 0
 
 
 class Table:
@@ -165,11 +209,12 @@ def execute(graph: Graph, targets: Sequence[Node], x: Experiment) -> int:
 
 
 def collect(asked: Table, overrides: Sequence[str], yes: bool) -> int:
-    """What no table reaches, at any scale, as configured or with these overrides and seeds; data cards are kept.
-    Deleted only on request, and not while somebody is making it."""
+    """What no table and no claim reaches, at any scale, as configured or with these overrides and seeds; data cards are
+    kept. Deleted only on request, and not while somebody is making it."""
     kept = dict(asked.graph)
     rest = [o for o in overrides if not o.startswith("scale=")]
     for scale in config.groups()["scale"]:
+        kept |= Claims([f"scale={scale}"]).graph
         for name in table.names():
             scales = table.read(name, STAGES).scales
             for settings in ([], rest) if scales is None or scale in scales else ():

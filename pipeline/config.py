@@ -22,6 +22,7 @@ from pipeline.experiment import Experiment, Scalar
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONF = PROJECT / "conf"
+ASKING = ("table", "claim")
 T = TypeVar("T")
 
 
@@ -100,8 +101,8 @@ def scalar(value: object, key: str) -> Scalar:
 
 @cache
 def groups() -> dict[str, tuple[str, ...]]:
-    """Hydra groups of the experiment and their options: the folders of conf/ but that of the tables."""
-    folders = sorted(p for p in CONF.iterdir() if p.is_dir() and p.name != "table")
+    """Hydra groups of the experiment and their options: the folders of conf/ but those that ask for experiments."""
+    folders = sorted(p for p in CONF.iterdir() if p.is_dir() and p.name not in ASKING)
     return {p.name: tuple(sorted(f.stem for f in p.glob("*.yaml"))) for p in folders}
 
 

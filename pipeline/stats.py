@@ -11,6 +11,7 @@ the share of the model (tests/test_stats.py), at the price of 1.3 times the widt
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -135,6 +136,7 @@ def seeds_needed(found: Estimate, difference: float) -> int | None:
     return next(enough, None)
 
 
+@cache
 def _shift(freedom: int) -> float:
     """In standard errors: of the noncentral t that lies beyond the interval's quantile with probability POWER."""
     return float(nctdtrinc(freedom, 1 - POWER, stdtrit(freedom, 1 - _tail())))

@@ -28,6 +28,9 @@ TORCH = {
 # Decides what to run; not even inside a function may it import torch.
 PLANNING = (
     "actions",
+    "claims.formats",
+    "claims.spec",
+    "claims.verdicts",
     "config",
     "constants",
     "errors",

@@ -11,8 +11,8 @@ from pipeline.experiment import Constant
 from pipeline.stage import Stage, find
 
 FOLDER = CONF / "table"
-# Who says a published number: the authors' paper or code; somebody who quotes them; somebody who ran it; our arithmetic
-Mark = Literal["paper", "code", "second-hand", "third party", "inferred"]
+# Who says something: the authors' paper or code; somebody who quotes them; somebody who ran it; we, from these; we
+Mark = Literal["paper", "code", "second-hand", "third party", "inferred", "ours"]
 
 
 @dataclass(frozen=True)
