@@ -338,8 +338,10 @@ def test_a_control_that_fails_is_shouted(tmp_path: Path):
 
 # --- the harness itself, on simulated artefacts ---
 
-PLANTED = {"norm_bt": 0.315, "bsr": 0.162}  # what the two controls were measured to do, MICRO-sized worlds of 8 seeds
-SPREAD = {"norm_bt": 0.141, "bsr": 0.048}  # standard deviation of a seed's difference
+# What the two controls did when they were measured, at 24 and 8 seeds: the effect of a loss, and the standard deviation
+# of a seed's difference, by the metric that each is read from.
+PLANTED = {"norm_bt": 0.315, "bsr": 0.162}
+SPREAD = {"in_domain/accuracy": 0.141, "scenarios/in_domain/tau": 0.048}
 
 
 def trained(node: Node) -> Node:
@@ -364,7 +366,7 @@ class World:
         rm = trained(node)
         seed, replica = rm.sections["seed"], rm.inputs["sft"].slug
         loss = rm.sections["loss"]["name"], rm.sections["rm"].get("draw")
-        own = self.spread.get(loss[0], 0.1) / 2  # half of the difference's variance is the SFT model's, half the seed's
+        own = self.spread.get(metric, 0.1) / 2  # half of a difference's variance is the SFT model's, half the seed's
         common = 0.2 * (self.draw("seed", seed, metric) + self.draw("sft", replica, metric))
         apart = own * (self.draw(loss, seed, metric) + self.draw(loss, replica, metric))
         return 10.0 + common + apart + self.effects.get(loss[0], 0.0)
@@ -425,7 +427,7 @@ def test_controls_hold_on_a_store_of_manifests(tmp_path: Path):
     """As above, but through the store and into files: effects are found, a null is not."""
     controls = {name: c for name, c in claims.load().items() if c.role == "control"}
     asked = claims.ask(controls, [], STAGES, range(4))
-    world = World(0, PLANTED, {loss: sd / 4 for loss, sd in SPREAD.items()})
+    world = World(0, PLANTED, {metric: sd / 4 for metric, sd in SPREAD.items()})
     nodes = plan.build(STAGES, tmp_path / "runs", claims.wanted(asked, STAGES))[1]
     for node in nodes:
         finish(node, {name: world.value(node, name) for name in ("in_domain/accuracy", "scenarios/in_domain/tau")})
