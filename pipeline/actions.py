@@ -209,8 +209,8 @@ def execute(graph: Graph, targets: Sequence[Node], x: Experiment) -> int:
 
 
 def collect(asked: Table, overrides: Sequence[str], yes: bool) -> int:
-    """What no table and no claim reaches, at any scale, as configured or with these overrides and seeds; data cards are
-    kept. Deleted only on request, and not while somebody is making it."""
+    """What no table and no claim reaches, at any scale, as configured or with these overrides and seeds; data cards and
+    what figures alone read are kept. Deleted only on request, and not while somebody is making it."""
     kept = dict(asked.graph)
     rest = [o for o in overrides if not o.startswith("scale=")]
     for scale in config.groups()["scale"]:
@@ -225,7 +225,8 @@ def collect(asked: Table, overrides: Sequence[str], yes: bool) -> int:
                         raise
                     continue  # a table that refuses these overrides has made nothing with them
                 kept |= reached.graph
-                kept |= plan.build(STAGES, reached.root, [("card", x) for x in reached.made.values()])[0]
+                beside = [(stage, x) for stage in ("card", "dynamics") for x in reached.made.values()]
+                kept |= plan.build(STAGES, reached.root, beside)[0]
     unreached = [
         (folder, size)
         for folder, size in plan.unreachable(asked.root, kept)

@@ -92,7 +92,8 @@ OTHER: dict[str, Any] = {
     "log.entity": "somebody",
 }
 ORIGIN = ("kind", "part", "seed", "id", "revision", "split")  # of a source: no other value fits the same world
-BELOW_LOSS = ["alpaca_eval", "bench", "best_of_n", "generate", "judge", "rloo", "rm", "score", "score (samples)"]
+BELOW_LOSS = ["alpaca_eval", "bench", "best_of_n", "dynamics", "generate", "judge", "rloo", "rm", "score"]
+BELOW_LOSS += ["score (samples)"]
 
 
 def stage(**more: Any) -> Stage:
@@ -222,7 +223,8 @@ def replanned(before: Experiment, after: Experiment) -> list[str]:
 
 def keys_of(x: Experiment) -> dict[str, str]:
     """{artefact: key}; data by whom it feeds, responses of the baseline and its references apart from the policy's."""
-    graph, targets = plan.build(STAGES, Path(), [(name, x) for name in ("bench", "rloo", "alpaca_eval", "best_of_n")])
+    ends = ("bench", "dynamics", "rloo", "alpaca_eval", "best_of_n")
+    graph, targets = plan.build(STAGES, Path(), [(name, x) for name in ends])
     labels = {node.stage.name: node.key for node in targets}
     for node in graph.values():
         for name, need in node.inputs.items():

@@ -195,6 +195,16 @@ def frozen(x: Experiment) -> Needs:
     return {"frozen": ("score", replace(x, rm=untrained, loss={"name": "bt"}))}
 
 
+def recorded(x: Experiment) -> Needs:
+    """What training left, and the pairs it was on; the trained model's scores, and what was scored."""
+    trained: Needs = {"rm": ("rm", x), "data": data(x, x.data.preferences, x.seed), "score": ("score", x)}
+    return {**trained, **{name: need for name, need in benchmarks(x).items() if name in MEASURED_FOR_DYNAMICS}}
+
+
+def trained_here(x: Experiment) -> str | None:
+    return "how an external reward model was trained was not recorded" if x.external else None
+
+
 def loss_name(loss: Mapping[str, Any]) -> str:
     """bsr, or bsr-norm_bt: what stands on what, BT left out."""
     of = loss.get("of")
@@ -230,6 +240,8 @@ def calibrated_on(x: Experiment) -> str:
     return sampled_by_sft(x) if file is None else PurePath(file).stem
 
 
+MEASURED_FOR_DYNAMICS = ("in_domain", "scenarios", "reward_bench")
+
 STAGES = {
     stage.name: stage
     for stage in (
@@ -240,6 +252,7 @@ STAGES = {
         Stage("rm", 2, reads=("seed", "rm", "loss", "compute"), needs=rm, slug=with_loss),
         Stage("score", 2, reads=("compute",), needs=scored, slug=with_loss),
         Stage("bench", 3, reads=("bench",), needs=measured, slug=lambda x: f"{x.bench.blind or learner(x)}-s{x.seed}"),
+        Stage("dynamics", 1, reads=(), needs=recorded, slug=with_loss, ready=trained_here),
         Stage("gold", 1, reads=(), needs=samples, slug=sampled_by_sft, ready=sampled),
         Stage("best_of_n", 1, reads=("best_of_n",), needs=picked, slug=with_loss, ready=sampled),
         Stage("rloo", 2, reads=("seed", "rloo", "compute"), needs=rloo, slug=lambda x: f"{trained_on(x)}-s{x.seed}"),
