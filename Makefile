@@ -47,6 +47,12 @@ render: .venv/ready ## TABLE from what is there
 claims: .venv/ready ## The papers' claims with verdicts from what is there, into results/claims/; ARGS=action=run makes what lacks
 	$(PY) scripts/claims.py scale=$(SCALE) $(ARGS)
 
+figures: .venv/ready ## Every figure into results/figures/, with what it lacks made first
+	$(PY) scripts/figures.py scale=$(SCALE) $(ARGS)
+
+figure-%: .venv/ready ## One figure, e.g. figure-hidden-norms
+	$(PY) scripts/figures.py scale=$(SCALE) $(ARGS) figure=$*
+
 sft rm rloo: .venv/ready ## One stage with what it needs: make rm ARGS='loss=bsr seed=1'; sweep: ARGS='-m loss=bt,bsr seed=0,1'
 	$(STAGE) stage=$@
 
@@ -110,4 +116,4 @@ clean-runs: ## Delete results/runs; say YES=1
 	@[ "$(YES)" = 1 ] || { du -sh results/runs 2>/dev/null || true; echo "make clean-runs YES=1 deletes it"; exit 1; }
 	rm -rf results/runs
 
-.PHONY: help setup smoke reproduce status render claims verify-scorers sft rm rloo eval best-of-n doctor score audit alpaca card try verify gc wandb-sync test test-slow lint bench docs readme clean-runs
+.PHONY: help setup smoke reproduce status render claims verify-scorers sft rm rloo eval best-of-n doctor score audit alpaca card try verify gc wandb-sync test test-slow lint bench docs readme clean-runs figures

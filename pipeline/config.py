@@ -22,7 +22,7 @@ from pipeline.experiment import Experiment, Scalar
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONF = PROJECT / "conf"
-ASKING = ("table", "claim")
+ASKING = ("table", "claim", "figure")  # they are no groups
 T = TypeVar("T")
 
 
