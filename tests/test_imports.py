@@ -22,7 +22,7 @@ TORCH = {
     *("advantages", "base", "chat", "checkpoint", "dist", "fit", "losses", "models", "packing", "sample", "scoring"),
     *("attention", "cells", "contract", "dynamics", "lora", "probe"),
     *(f"doctor.{name}" for name in ("head", "patient", "reading", "writing")),
-    *(f"stages.{name}" for name in ("rloo", "rm", "sft")),
+    *(f"stages.{name}" for name in ("rank", "rloo", "rm", "sft")),
     "judges.local",
 }
 # Decides what to run; not even inside a function may it import torch.

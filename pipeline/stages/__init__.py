@@ -201,6 +201,18 @@ def recorded(x: Experiment) -> Needs:
     return {**trained, **{name: need for name, need in benchmarks(x).items() if name in MEASURED_FOR_DYNAMICS}}
 
 
+def ranked(x: Experiment) -> Needs:
+    source = x.data.benchmarks.get("rm_bench")
+    if source is None:  # said by `ranks`
+        return {}
+    pairs = data(x, x.data.preferences, x.seed)
+    return {"rm": reward_model(x), "data": pairs, "rm_bench": data(x, source, x.seed)}
+
+
+def ranks(x: Experiment) -> str | None:
+    return None if x.data.benchmarks.get("rm_bench") else "data.benchmarks.rm_bench names no rows"
+
+
 def trained_here(x: Experiment) -> str | None:
     return "how an external reward model was trained was not recorded" if x.external else None
 
@@ -253,6 +265,7 @@ STAGES = {
         Stage("score", 2, reads=("compute",), needs=scored, slug=with_loss),
         Stage("bench", 3, reads=("bench",), needs=measured, slug=lambda x: f"{x.bench.blind or learner(x)}-s{x.seed}"),
         Stage("dynamics", 1, reads=(), needs=recorded, slug=with_loss, ready=trained_here),
+        Stage("rank", 1, reads=("compute",), needs=ranked, slug=with_loss, ready=ranks),
         Stage("gold", 1, reads=(), needs=samples, slug=sampled_by_sft, ready=sampled),
         Stage("best_of_n", 1, reads=("best_of_n",), needs=picked, slug=with_loss, ready=sampled),
         Stage("rloo", 2, reads=("seed", "rloo", "compute"), needs=rloo, slug=lambda x: f"{trained_on(x)}-s{x.seed}"),

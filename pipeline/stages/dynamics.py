@@ -10,8 +10,8 @@ numbers beside those of its own manifest.
 
 The manifest of `rm` has the rest: how gradients go with distance at equal error, gradient shares by distance, distances
 and gradients by family, the growth of Δ from its first to its last steps, and on its probe set the correlation of
-‖h_w − h_l‖ with the norm of the true gradient difference, the backbone's share in that, and effective ranks. The
-effective rank of RM-Bench (BSR Table 1) is not computed: `score` keeps norms and distances, not representations.
+‖h_w − h_l‖ with the norm of the true gradient difference, the backbone's share in that, and effective ranks. That of
+RM-Bench is `rank`'s.
 """
 
 import json
