@@ -64,6 +64,16 @@ def autocast() -> torch.autocast:
     return torch.autocast(device().type, torch.bfloat16, enabled=_Here.half)
 
 
+@contextmanager
+def single() -> Iterator[None]:
+    """fp32 in here, whatever compute.precision says."""
+    half, _Here.half = _Here.half, False
+    try:
+        yield
+    finally:
+        _Here.half = half
+
+
 # --- processes ---
 
 
@@ -121,6 +131,11 @@ def part() -> None:
     if _Here.world > 1:
         distributed.destroy_process_group()
     _Here.world = 1
+
+
+def share(n: int) -> range:
+    """Which of n things this process does, where each does some."""
+    return range(rank(), n, world())
 
 
 def tell(number: int) -> int:

@@ -177,20 +177,33 @@ class Rloo:
     steps: int
     prompts: int  # in a step
     k: int  # responses to each prompt
+    trained: Literal["all", "first"]  # first: of each prompt's responses, the others being its baseline only
+    minibatches: int  # parts of a step's prompts, an optimizer step for each
+    passes: int  # over them
+    clip_ratio: float | None  # ε: no gain from a response's probability beyond 1 ± ε times what it was; None: unbounded
     kl: float  # β
-    temperature: float
+    kl_estimator: Literal["k1", "k2", "k3"]  # of the penalty in the reward
+    temperature: float  # of sampling, and of all probabilities
+    max_prompt: int  # tokens, with the cue to speak
+    long_prompts: Literal["refuse", "drop", "cut"]  # cut: on the right, which takes the cue away
     max_new: int
     missing_eos: float  # subtracted from the reward of a response without end
     reward_transform: Literal["none", "whiten_sft"]  # whiten_sft: mean and std of SFT samples, frozen
     whiten_samples: int
     optim: Optim
+    clip_reward: float | None = None  # to ± this after the transform
 
     def __post_init__(self) -> None:
         check(self.k >= 2, "k", self.k, "leave-one-out needs at least two responses to a prompt")
         check(self.temperature > 0, "temperature", self.temperature, "sampling needs a positive temperature")
         check(self.kl >= 0, "kl", self.kl, "must not be negative")
-        for name in ("steps", "prompts", "max_new"):
+        for name in ("steps", "prompts", "minibatches", "passes", "max_prompt", "max_new"):
             check(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+        for name in ("clip_ratio", "clip_reward"):
+            value = getattr(self, name)
+            check(value is None or value > 0, name, value, "must be positive, or null")
+        even = self.prompts % self.minibatches == 0
+        check(even, "minibatches", self.minibatches, f"must divide prompts={self.prompts}")
         check(self.whiten_samples > 1, "whiten_samples", self.whiten_samples, "a spread needs at least two samples")
 
 
@@ -447,10 +460,10 @@ class Experiment:
         for key, batch, name in (*uses, ("rloo.prompts", self.rloo.prompts, "prompts")):
             n = getattr(d, name).n
             check(n is None or n >= batch, key, batch, f"exceeds data.{name}.n={n}")
-        longest = max(self.sft.max_length, self.rm.max_length or 0)
+        longest = max(self.sft.max_length, self.rm.max_length or 0, self.rloo.max_prompt + self.rloo.max_new)
         positions = self.model.positions
         check(positions is None or longest <= positions, "model.positions", positions,
-              f"is shorter than the longest sequence asked for ({longest}); raise it or lower max_length")  # fmt: skip
+              f"is shorter than the longest sequence asked for ({longest}); raise it or lower the limits")  # fmt: skip
 
 
 NEVER_HASHED = ("run", "log", "cluster")

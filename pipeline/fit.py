@@ -47,9 +47,11 @@ def fit(
     track: Callable[[int], Track],
     extra: dict[str, Any] | None = None,
     names: Callable[[int], Iterable[object]] = lambda step: (),
+    turns: int = 1,
 ) -> None:
     """Trains `module` in place. `extra` is more state that a resume must bring back: a loss (nn.Module) or a list
-    of records. `names` says what a step's batch is made of, should its loss not be finite."""
+    of records. `names` says what a step's batch is made of, should its loss not be finite. With `turns`, `update` is
+    called that often in each step, for an optimizer step each time; the last call says what to log."""
     extra = extra or {}
     with dist.spread(module) as held:
         opt = adamw(held.parameters(), optim)
@@ -62,12 +64,7 @@ def fit(
             for step in range(first, steps):
                 for group in opt.param_groups:
                     group["lr"] = learning_rate(optim, step, steps)
-                opt.zero_grad(set_to_none=True)
-                metrics = update(step)
-                norm = gathered(nn.utils.clip_grad_norm_(held.parameters(), optim.clip))
-                if not (math.isfinite(metrics["loss"]) and math.isfinite(norm)):
-                    raise FloatingPointError(not_finite(step + 1, metrics["loss"], norm, names(step)))
-                opt.step()
+                *_, (metrics, norm) = (optimizer_step(step, update, held, opt, optim, names) for _ in range(turns))
                 done = step + 1
                 if log and (done % log.every == 0 or done == steps):
                     log.log(done, {**metrics, "grad_norm": norm, "lr": learning_rate(optim, step, steps)})
@@ -77,6 +74,24 @@ def fit(
                     checkpoints.save(done, state_of(done, held, opt, extra))
                     checkpoints.stop_if_asked()
     module.eval()
+
+
+def optimizer_step(
+    step: int,
+    update: Update,
+    held: nn.Module,
+    opt: torch.optim.Optimizer,
+    optim: Optim,
+    names: Callable[[int], Iterable[object]],
+) -> tuple[dict[str, Tensor | float], Tensor]:
+    """What the update says, and the norm of its gradient before it is clipped."""
+    opt.zero_grad(set_to_none=True)
+    metrics = update(step)
+    norm = gathered(nn.utils.clip_grad_norm_(held.parameters(), optim.clip))
+    if not (math.isfinite(metrics["loss"]) and math.isfinite(norm)):
+        raise FloatingPointError(not_finite(step + 1, metrics["loss"], norm, names(step)))
+    opt.step()
+    return metrics, norm
 
 
 def not_finite(step: int, loss: Tensor | float, norm: Tensor, names: Iterable[object]) -> str:

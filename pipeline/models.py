@@ -78,14 +78,6 @@ def rewards(model: PreTrainedModel, at: Layout) -> tuple[Tensor, Tensor]:
     return head(model)(h.float()).squeeze(-1), h
 
 
-def logprobs(model: PreTrainedModel, at: Layout, temperature: float = 1.0) -> Tensor:
-    """(m,) log-probability of each response token; logits exist at those positions only."""
-    with dist.autocast():
-        logits = model.lm_head(hidden(model, at)[at.before])  # type: ignore[operator]  # the head is a module
-    logits = logits.float() / temperature
-    return logits.log_softmax(-1).gather(1, at.target[:, None]).squeeze(1)
-
-
 @torch.no_grad()
 def spread_gain(model: PreTrainedModel, spread: float, norm: float, at: Layout, seed: int) -> None:
     """Multiplies the final norm's gain by exp(spread z) and by what makes the mean ‖h‖ on `at` equal norm·√d;

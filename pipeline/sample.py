@@ -5,7 +5,7 @@ asked, in which order, or on how many are written at once. Each token takes one 
 stands where the cumulative probabilities pass it: in the order of the vocabulary, or, where some tokens are left out,
 from the most probable on.
 
-Left out: beams, penalties on repetition, log-probabilities (`models.logprobs` has them, with a gradient).
+Left out: beams, penalties on repetition, log-probabilities (`pipeline/policy.py` has them, with a gradient).
 """
 
 from collections import deque

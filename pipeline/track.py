@@ -5,11 +5,12 @@ of it back into a result, and no failure of it stops a stage.
 import json
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, SupportsFloat
 
 from pipeline.experiment import Log
+from pipeline.rows import Row
 from pipeline.stage import Sections, plain
 
 
@@ -23,12 +24,9 @@ class Track:
         self.total = total
         self.every = x.log.every
         self._began, self._first, self._shown = time.monotonic(), step, 0.0
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        whole = (line for line in lines if line.endswith("}"))  # a crash may have torn the last one
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
-        path.write_text("".join(f"{line}\n" for line in kept))
-        self._file = path.open("a", buffering=1)
+        for name in ("metrics", "samples"):
+            drop_after(step, self.folder / f"{name}.jsonl")
+        self._file = (self.folder / "metrics.jsonl").open("a", buffering=1)
         self._wandb = open_wandb(x, x.log, out.parent) if x.log.mode != "disabled" else None
 
     def log(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
@@ -36,6 +34,13 @@ class Track:
         self._file.write(json.dumps({"step": step, "time": time.time(), **rounded}) + "\n")
         if self._wandb is not None:
             attempt(lambda run: run.log(rounded, step=step), self._wandb)
+
+    def samples(self, step: int, rows: Sequence[Row]) -> None:
+        """Texts, as a table."""
+        with (self.folder / "samples.jsonl").open("a") as file:
+            file.writelines(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n" for row in rows)
+        if self._wandb is not None:
+            attempt(lambda run: run.log({"samples": table(rows)}, step=step), self._wandb)
 
     def progress(self, step: int) -> None:
         now = time.monotonic()
@@ -54,6 +59,18 @@ class Track:
         self._file.close()
         if self._wandb is not None:
             attempt(lambda run: run.finish(), self._wandb)
+
+
+def drop_after(step: int, path: Path) -> None:
+    lines = path.read_text().splitlines() if path.exists() else []
+    whole = (line for line in lines if line.endswith("}"))  # a crash may have torn the last one
+    path.write_text("".join(f"{line}\n" for line in whole if json.loads(line)["step"] <= step))
+
+
+def table(rows: Sequence[Row]) -> Any:
+    import wandb
+
+    return wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
 
 
 def open_wandb(x: Sections, log: Log, folder: Path) -> Any:

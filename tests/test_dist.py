@@ -17,6 +17,7 @@ from typing import Any, get_args
 import pytest
 import tiny
 import torch
+import toy_policy
 from scores import CASES
 from torch import Tensor, nn
 from torch.multiprocessing import start_processes
@@ -221,6 +222,26 @@ def agreement(folder: Path) -> dict[str, Any]:
     return {"told": dist.tell(7 + dist.rank()), "any": dist.any_of(dist.rank() == 1, False, True)}
 
 
+def policy(folder: Path, parallel: dist.Parallel, *overrides: str) -> dict[str, Any]:
+    """Three steps of RLOO, sampling included; what is there when a process is let go counts for the others too."""
+    found: dict[str, Any] = {}
+    stopping.listen()
+    try:
+        model, curve = toy_policy.trained(folder / f"policy-{parallel}", REWARD, *RLOO, *overrides, parallel=parallel)
+        found = {"weights": {n: p.detach().clone() for n, p in model.named_parameters()}, "curve": curve}
+    except dist.Released:
+        assert dist.rank() == 1
+    return found
+
+
+def several(folder: Path) -> dict[str, Any]:
+    return policy(folder / "several", "ddp", *SEVERAL)
+
+
+REWARD = toy_policy.count("a")
+RLOO = ("rloo.steps=3", "rloo.kl=0.1", "run.micro_tokens=60", "rloo.temperature=0.8")
+SEVERAL = ("rloo.minibatches=2", "rloo.passes=2", "rloo.trained=first")
+
 Task = tuple[Callable[..., dict[str, Any]], dict[str, Any]]
 TASKS: dict[str, Task] = {"agreement": (agreement, {}), "asked": (asked, {})}
 for kind in KINDS:
@@ -234,8 +255,10 @@ for kind in KINDS:
         f"{kind} begun": (trained, {"name": f"{kind}-parts", "parallel": kind, "stop_after_steps": 2}),
         f"{kind} rest": (trained, {"name": f"{kind}-parts", "parallel": kind}),
         f"{kind} for one": (trained, {"name": f"{kind}-for-one", "parallel": kind, "stop_after_steps": 2}),
+        f"{kind} policy": (policy, {"parallel": kind}),
         f"{kind} from one": (trained, {"name": f"{kind}-from-one", "parallel": kind}),
     }
+TASKS["several updates"] = (several, {})
 
 
 def free_ports(n: int) -> int:
@@ -538,3 +561,18 @@ def test_as_slurm_says(environment: Callable[..., None]) -> None:
 )
 def test_the_first_host_of_a_list(nodes: str, host: str) -> None:
     assert dist.first_host(nodes) == host
+
+
+# --- a policy ---
+
+
+@pytest.mark.parametrize(
+    ("task", "overrides"), [("ddp policy", ()), ("fsdp policy", ()), ("several updates", SEVERAL)], ids=str
+)
+def test_two_processes_train_a_policy_as_one_does(
+    found: Found, tmp_path: Path, task: str, overrides: tuple[str, ...]
+) -> None:
+    got, expected = found.ranks[0][task], policy(tmp_path, "ddp", *overrides)
+    assert different(got["weights"], expected["weights"]) == []
+    for ours, theirs in zip(got["curve"], expected["curve"], strict=True):
+        assert ours == pytest.approx(theirs, rel=TOLERANCE, abs=1e-5)

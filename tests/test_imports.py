@@ -22,6 +22,7 @@ TORCH = {
     *("advantages", "base", "chat", "checkpoint", "dist", "fit", "losses", "models", "packing", "sample", "scoring"),
     *("attention", "cells", "contract", "dynamics", "lora", "probe"),
     *(f"doctor.{name}" for name in ("head", "patient", "reading", "writing")),
+    *("objective", "policy", "proxy", "rollout", "watch"),
     *(f"stages.{name}" for name in ("rank", "rloo", "rm", "sft")),
     "judges.local",
 }

@@ -11,7 +11,6 @@ import torch
 from scores import CASES, FIELDS, YAML, D, Section, cast, head_gradient, names, pairs, reward_gradients, stacked, value
 
 from pipeline import losses
-from pipeline.advantages import leave_one_out
 from pipeline.losses import PairScores, make
 
 Array = np.ndarray
@@ -283,28 +282,3 @@ def test_half_precision_in_gives_single_precision_out(case: str, dtype: torch.dt
     made = make(**CASES[case])(low)
     assert made.dtype == torch.float32 and made.shape == ()
     assert torch.equal(made, make(**CASES[case])(cast(low, torch.float32)))
-
-
-# --- advantages ---
-
-
-def advantage_oracle(rewards: np.ndarray) -> np.ndarray:
-    made = np.empty_like(rewards)
-    for i, row in enumerate(rewards):
-        for j, reward in enumerate(row):
-            made[i, j] = reward - np.delete(row, j).mean()
-    return made
-
-
-@pytest.mark.parametrize("k", [2, 4])
-def test_leave_one_out_equals_its_oracle_and_sums_to_zero(k: int) -> None:
-    rewards = torch.randn(5, k, generator=torch.Generator().manual_seed(k)) * 3 + 1
-    made = leave_one_out(rewards)
-    assert np.allclose(made.numpy(), advantage_oracle(rewards.double().numpy()), atol=1e-5)
-    assert made.sum(1).abs().max() < 1e-5
-
-
-def test_leave_one_out_by_hand() -> None:
-    made = leave_one_out(torch.tensor([[1.0, 3.0], [2.0, 2.0]]))
-    assert made.tolist() == [[-2.0, 2.0], [0.0, 0.0]]
-    assert leave_one_out(torch.tensor([[0.0, 0.0, 0.0, 4.0]]))[0].tolist() == pytest.approx([-4 / 3] * 3 + [4.0])

@@ -54,6 +54,10 @@ OTHER: dict[str, Any] = {
     "rloo.optim.schedule": "cosine",
     "rloo.reward": "gold",
     "rloo.reward_transform": "none",
+    "rloo.trained": "first",
+    "rloo.kl_estimator": "k3",
+    "rloo.long_prompts": "cut",
+    "rloo.clip_reward": 5.0,
     "loss.name": None,  # comes with its constants
     "loss.of": "dr",
     "loss.group": 8,

@@ -268,7 +268,7 @@ STAGES = {
         Stage("rank", 1, reads=("compute",), needs=ranked, slug=with_loss, ready=ranks),
         Stage("gold", 1, reads=(), needs=samples, slug=sampled_by_sft, ready=sampled),
         Stage("best_of_n", 1, reads=("best_of_n",), needs=picked, slug=with_loss, ready=sampled),
-        Stage("rloo", 2, reads=("seed", "rloo", "compute"), needs=rloo, slug=lambda x: f"{trained_on(x)}-s{x.seed}"),
+        Stage("rloo", 3, reads=("seed", "rloo", "compute"), needs=rloo, slug=lambda x: f"{trained_on(x)}-s{x.seed}"),
         Stage("generate", 2, reads=("seed", "generate", "compute"), needs=generate, slug=sampled_from),
         Stage("judge", 2, reads=("judge", "compute"), needs=judge, slug=sampled_from, ready=judgeable),
         Stage(

@@ -1,125 +1,135 @@
-"""RLOO: k responses to each prompt, reward less β·KL, leave-one-out advantages, one on-policy update a step."""
+"""RLOO: k responses to each of a step's prompts, and from them one optimizer step or several (`pipeline/objective.py`).
+
+A step depends on weights and seeds alone: each prompt of each step has a seed of its own. Left out: sampling while
+training, whose responses would be of older weights.
+"""
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from pipeline import attention, chat, contract, lora, models, packing, rows, scoring, world
-from pipeline.advantages import leave_one_out
+from pipeline import attention, dist, lora, models, policy, proxy, rollout, rows, watch
 from pipeline.checkpoint import Checkpoints
-from pipeline.experiment import Rloo
+from pipeline.dist import Learner
 from pipeline.fit import fit
+from pipeline.objective import Objective
 from pipeline.order import step_rows
-from pipeline.packing import Group
-from pipeline.sample import Sampling, sample
+from pipeline.proxy import Reward, Whitening
+from pipeline.rollout import Prompt, Rollouts
+from pipeline.sample import check_room
 from pipeline.seeds import derive
 from pipeline.stage import Inputs, Sections
 from pipeline.track import Track
-
-Reward = Callable[[Sequence[str], Sequence[str], Sequence[bool]], Tensor]  # prompts, responses, ended -> (n,)
+from pipeline.watch import SUMS, Clock
 
 
 def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
-    policy, tokenizer = models.load_lm(inputs["sft"], x.run.packing)
-    attention.refuse_dropout(policy)
-    reference = copy.deepcopy(policy).eval()
-    prompts = [rows.prompt_of(row) for row in rows.read(inputs["data"])]
-    reward = whitened(x, inputs, reference, tokenizer, prompts)
-    eos = chat.eos(tokenizer)
-    curve: list[dict[str, float]] = []
-
-    def update(step: int) -> dict[str, Tensor | float]:
-        asked = [prompts[i] for i in step_rows(len(prompts), x.rloo.prompts, derive(x.seed, "rloo"), step)]
-        texts = [t for t in asked for _ in range(x.rloo.k)]
-        cues, answers = rollout(policy, tokenizer, asked, x.rloo, derive(x.seed, "rloo", "rollout", step), x.rloo.k)
-        ended = [a[-1] == eos for a in answers]
-        said = decode(tokenizer, answers)
-        score = reward(texts, said, ended)
-        at = packing.layout(grouped(cues, answers, x.rloo.k), attention.mode(policy))
-        logp = per_response(models.logprobs(policy, at, x.rloo.temperature), at, len(texts))
-        with torch.no_grad():
-            kl = logp - per_response(models.logprobs(reference, at, x.rloo.temperature), at, len(texts))
-            advantage = leave_one_out((score - x.rloo.kl * kl).view(-1, x.rloo.k)).flatten()
-        loss = -(advantage * logp).mean()
-        loss.backward()
-        curve.append({
-            "loss": float(loss.detach()),
-            "reward": float(score.mean()),
-            "kl": float(kl.mean()),
-            "tokens": sum(map(len, answers)) / len(answers),
-            "ended": sum(ended) / len(ended),
-            "gold": sum(map(world.gold, texts, said, ended)) / len(texts),
-        })  # fmt: skip
-        return dict(curve[-1])
-
-    steps = x.rloo.steps
-    with lora.adapted(policy, x.rloo.optim.lora, derive(x.seed, "rloo", "lora")):
+    model, tokenizer = models.load_lm(inputs["sft"], x.run.packing)
+    attention.refuse_dropout(model)
+    prompts = rollout.read(tokenizer, [rows.prompt_of(row) for row in rows.read(inputs["data"])], x.rloo)
+    check_room(model, [p.ids for p in prompts], x.rloo.max_new, "rloo.max_new")
+    reward = proxy.gold if x.rloo.reward == "gold" else proxy.learned(inputs["rm"], x.run.packing, x.run.micro_tokens)
+    learner = Learner(model, partial(policy.logprobs, temperature=x.rloo.temperature), x.run.parallel, x.run.recompute)
+    steps = Steps(x, out, learner, tokenizer, prompts, reward)
+    with lora.adapted(model, x.rloo.optim.lora, derive(x.seed, "rloo", "lora")):
         fit(
-            policy,
-            update,
-            steps,
+            learner,
+            steps.update,
+            x.rloo.steps,
             x.rloo.optim,
             Checkpoints(out, x.run),
-            lambda at: Track(x, out, steps, at),
-            {"curve": curve},
+            steps.track,
+            {"curve": steps.curve},
+            names=lambda step: [repr(prompts[i].text) for i in steps.asked(step)],
+            turns=len(steps.objective.parts()),
         )
-    models.save(policy, tokenizer, out)
-    (out / "curve.json").write_text(json.dumps(curve))
-    return {f"final_{name}": value for name, value in curve[-1].items()}
+    models.save(model, tokenizer, out)
+    (out / "curve.json").write_text(json.dumps(steps.curve))
+    (out / "whitening.json").write_text(json.dumps(asdict(steps.whitening)))
+    return {"prompts": len(prompts), **{f"final_{name}": value for name, value in steps.curve[-1].items()}}
 
 
-def whitened(
-    x: Sections, inputs: Inputs, reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]
-) -> Reward:
-    """The reward of a response: learned or gold, on the scale of SFT samples if asked, less the penalty for no end."""
-    raw = gold if x.rloo.reward == "gold" else learned(inputs["rm"], x.run.packing, x.run.micro_tokens)
-    shift, scale = 0.0, 1.0
-    if x.rloo.reward_transform == "whiten_sft":
-        asked = list(prompts[: x.rloo.whiten_samples])
-        _, answers = rollout(reference, tokenizer, asked, x.rloo, derive(x.seed, "rloo", "whiten"))
-        scored = raw(asked, decode(tokenizer, answers))
-        shift, scale = float(scored.mean()), float(scored.std()) + 1e-6
+@dataclass(frozen=True)
+class Batch:
+    """What a step's optimizer steps learn from."""
 
-    def reward(asked: Sequence[str], said: Sequence[str], ended: Sequence[bool]) -> Tensor:
-        return (raw(asked, said) - shift) / scale - x.rloo.missing_eos * (~torch.tensor(ended)).float()
-
-    return reward
+    rollouts: Rollouts
+    proxy: Tensor  # (nk,) as the reward model gives it
+    reward: Tensor  # (nk,) what was made of it
+    before: Tensor | None  # what the objective saw beforehand, if it had to look
 
 
-def gold(asked: Sequence[str], said: Sequence[str]) -> Tensor:
-    return torch.tensor([world.gold(q, a) for q, a in zip(asked, said, strict=True)])
+class Steps:
+    """The loop's updates, and the curve that they leave."""
 
+    def __init__(
+        self, x: Sections, out: Path, learner: Learner, tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Prompt], reward: Reward,
+    ):  # fmt: skip
+        self.x, self.out, self.learner, self.tokenizer, self.prompts = x, out, learner, tokenizer, prompts
+        self.reward, self.judged = reward, proxy.judged([p.text for p in prompts], x.rloo)
+        self.curve: list[dict[str, float]] = []
+        self.clock = Clock()
+        self.log: Track | None = None
+        reference = copy.deepcopy(learner.model).eval().requires_grad_(False)
+        self.objective = Objective(learner, reference, x.rloo, x.run.micro_tokens, self.clock)
+        self.whitening = self.first_look()
+        self.left: list[range] = []  # prompts of the optimizer steps that are still to be taken on `batch`
+        self.learned: list[Tensor] = []  # from what those before learned
 
-def learned(folder: Path, mode: packing.Mode, tokens: int) -> Callable[[Sequence[str], Sequence[str]], Tensor]:
-    """By the scoring function, with the reward model's own tokenizer and template."""
-    model, tokenizer = contract.load(folder, mode)
-    return lambda asked, said: torch.from_numpy(scoring.score(model, tokenizer, asked, said, tokens)[0])
+    def first_look(self) -> Whitening:
+        """At rewards of the SFT model's own responses."""
+        asked = range(min(len(self.prompts), self.x.rloo.whiten_samples))
+        samples = self.roll(asked, "whiten", k=1)
+        return proxy.probed(self.score, samples, self.x.rloo)
 
+    def asked(self, step: int) -> list[int]:
+        return step_rows(len(self.prompts), self.x.rloo.prompts, derive(self.x.seed, "rloo"), step)
 
-def rollout(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[str], settings: Rloo, seed: int,
-    k: int = 1,
-) -> tuple[list[list[int]], list[list[int]]]:  # fmt: skip
-    """Ids of each prompt, and of k samples for each."""
-    cues = chat.prompts(tokenizer, asked)
-    how = Sampling(settings.max_new, settings.temperature, stops=(chat.eos(tokenizer),))
-    return cues, sample(model, cues, how, [derive(seed, i) for i in range(len(cues))], k)
+    def track(self, step: int) -> Track:
+        self.log = Track(self.x, self.out, self.x.rloo.steps, step)
+        return self.log
 
+    def roll(self, asked: Sequence[int], *tags: str | int, k: int) -> Rollouts:
+        seeds = [derive(self.x.seed, "rloo", *tags, i) for i in asked]
+        with self.learner.entire() as whole:
+            return rollout.roll(whole, self.tokenizer, [self.prompts[i] for i in asked], self.x.rloo, seeds, k)
 
-def grouped(cues: Sequence[list[int]], answers: Sequence[list[int]], k: int) -> list[Group]:
-    """k answers to one prompt after the other."""
-    return [Group(cue, list(answers[i * k : (i + 1) * k])) for i, cue in enumerate(cues)]
+    def score(self, rollouts: Rollouts) -> Tensor:
+        """(nk,), each process its share of the prompts."""
+        n, k = len(rollouts.groups), len(rollouts.groups[0].responses)
+        own = [i * k + j for i in dist.share(n) for j in range(k)]
+        found = self.reward([rollouts.asked[i] for i in own], [rollouts.said[i] for i in own])
+        return dist.over_all(torch.zeros(n * k).index_copy(0, torch.tensor(own), found))
 
+    def begin(self, step: int) -> Batch:
+        with self.clock("generate"):
+            rollouts = self.roll(self.asked(step), "rollout", step, k=self.x.rloo.k)
+        with self.clock("reward"):
+            given = self.score(rollouts)
+            reward = proxy.transformed(given, rollouts.ended, self.x.rloo, self.whitening)
+        before = None if self.objective.once else self.objective.look(rollouts.groups)
+        return Batch(rollouts, given, reward.to(self.learner.model.device), before)
 
-def decode(tokenizer: PreTrainedTokenizerBase, answers: Sequence[Sequence[int]]) -> list[str]:
-    return tokenizer.batch_decode([list(a) for a in answers], skip_special_tokens=True)
-
-
-def per_response(values: Tensor, at: packing.Layout, n: int) -> Tensor:
-    """(m,) values of tokens → (n,) sums over each response."""
-    return torch.zeros(n).index_add(0, at.owner, values)
+    def update(self, step: int) -> dict[str, Tensor | float]:
+        """One optimizer step. The last one on a step's rollouts leaves their record."""
+        if not self.left:
+            self.batch, self.left, self.learned = self.begin(step), self.objective.parts(), []
+        batch, part = self.batch, self.left.pop(0)
+        self.learned.append(self.objective.learn(batch.rollouts.groups, batch.reward, part, batch.before))
+        loss, clipped, sums = torch.cat(self.learned).split((1, 1, len(SUMS)), dim=1)
+        record = {"loss": float(loss.mean()), "clipped": float(clipped.mean())}
+        if self.left:
+            return {**record}
+        sums = sums if batch.before is None else batch.before
+        self.curve.append(record | watch.record(batch.rollouts, batch.proxy, batch.reward, sums, self.judged))
+        if self.log and (step + 1) % self.log.every == 0:
+            self.log.samples(step + 1, watch.samples(batch.rollouts, batch.proxy, batch.reward))
+        return {**self.curve[-1], **self.clock.read(sum(batch.rollouts.lengths))}
