@@ -49,6 +49,13 @@ def test_the_table_is_the_one_that_was_made():
     assert readme.filled(text) == text, "say `make readme`"
 
 
+def test_a_block_may_take_some_rows_of_a_table():
+    table = "| | x |\n|---|---|\n| BT | 1 |\n| NormBT | 2 |\n| NormBT, published | 3 |\n| NormBT − BT | 1 |\n\nNotes.\n"
+    assert readme.some(table, None) == table
+    assert readme.some(table, "BT") == "| | x |\n|---|---|\n| BT | 1 |\n\nNotes.\n"
+    assert readme.some(table, "NormBT") == table.replace("| BT | 1 |\n", "")
+
+
 def test_the_scales_are_those_of_conf():
     rows = re.findall(r"^\| `(\w+)` \|", (PROJECT / "README.md").read_text(), re.MULTILINE)
     assert sorted(rows) == sorted(groups()["scale"])
