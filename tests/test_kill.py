@@ -25,7 +25,7 @@ from pipeline import store
 from pipeline.config import PROJECT
 from pipeline.seeds import derive
 
-ARGUMENTS = ("table=cross", "scale=smoke", "seed=0", "run.checkpoint_steps=5", "run.checkpoint_seconds=1")
+ARGUMENTS = ("table=coupling", "scale=smoke", "seed=0", "run.checkpoint_steps=5", "run.checkpoint_seconds=1")
 MARK = "KILL_TEST"  # an environment variable that all processes of one run inherit
 KINDS = ("runner", "everyone", "stage")  # who is killed, in turn
 SPREAD = 0.9  # of the work is where kills may fall: the last one should not come too late
