@@ -22,6 +22,7 @@ from typing import Any
 
 from pipeline import lock, stopping, store
 from pipeline.config import leaves
+from pipeline.launch import launched
 from pipeline.stage import Inputs, view
 
 DONE, FAILED, STOPPED = 0, 1, 75  # 75: sysexits' TEMPFAIL, come again
@@ -33,11 +34,12 @@ PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "scipy", "
 def main(folder: Path) -> int:
     """This process's part of the artefact, if torchrun or SLURM started several. The first one does all but its share
     of the loop, and its exit code speaks for all: a launcher ends the others when one fails."""
+    rank, processes, _ = launched()
+    spec = json.loads((folder / "spec.json").read_text())
+    if spec["stage"] not in SHARED or processes == 1:
+        return run(folder) if rank == 0 else DONE
     from pipeline import dist  # loads torch
 
-    spec = json.loads((folder / "spec.json").read_text())
-    if spec["stage"] not in SHARED:
-        return run(folder) if dist.launched()[0] == 0 else DONE
     with dist.together():
         if not dist.first():
             follow(folder, spec)
