@@ -7,6 +7,7 @@ PY := .venv/bin/python
 EXTRAS ?= dev
 SCALE ?= micro
 TABLE ?= cross
+CLUSTER ?= slurm
 ARGS ?=
 # Overrides pass through: make reproduce-table-cross SCALE=small ARGS='seed=7 run.jobs=4'
 # Tables that have a meaning in the micro world only.
@@ -38,8 +39,26 @@ reproduce-table-%: .venv/ready ## One table, e.g. reproduce-table-cross
 plan-%: .venv/ready ## What a table would run, and why
 	$(TABLES) table=$* action=plan
 
+submit-%: .venv/ready ## What a table lacks, as jobs of SLURM; conf/cluster/$(CLUSTER).yaml says how. Then this is done
+	$(TABLES) table=$* cluster=$(CLUSTER)
+
 status: .venv/ready ## Where every artefact of TABLE stands
 	$(TABLES) table=$(TABLE) action=status
+
+wait: .venv/ready ## Until all of TABLE that was submitted has ended; fails if not all is there
+	$(TABLES) table=$(TABLE) action=wait
+
+logs: .venv/ready ## What the job of artefact KEY said
+	@$(TABLES) table=$(TABLE) action=logs key=$(KEY)
+
+cancel: .venv/ready ## KEY, or KEY=all of TABLE: out of SLURM's queue, with what waits for it
+	$(TABLES) table=$(TABLE) action=cancel key=$(KEY)
+
+retry: .venv/ready ## Submit TABLE again; what waits (all, or KEY) is taken back first
+	$(TABLES) table=$(TABLE) cluster=$(CLUSTER) action=retry key=$(KEY)
+
+doctor-slurm: .venv/ready ## Does this cluster do what conf/cluster/$(CLUSTER).yaml needs?
+	$(PY) scripts/doctor_slurm.py cluster=$(CLUSTER) $(ARGS)
 
 render: .venv/ready ## TABLE from what is there
 	$(TABLES) table=$(TABLE) action=render
@@ -93,10 +112,13 @@ wandb-sync: .venv/ready ## Upload runs made with log.mode=offline
 	@shopt -s nullglob; runs=(results/runs/*/*/log/wandb/offline-run-*); [ $${#runs[@]} -gt 0 ] || { echo "no offline runs: make some with ARGS=log.mode=offline"; exit 1; }; .venv/bin/wandb sync "$${runs[@]}"
 
 test: .venv/ready ## The fast tests
-	$(PY) -m pytest -n 2 --dist loadfile -m 'not slow'
+	$(PY) -m pytest -n 2 --dist loadfile -m 'not slow and not slurm'
 
 test-slow: .venv/ready ## The kill tests
 	$(PY) -m pytest -m slow
+
+test-slurm: .venv/ready ## Against a SLURM of its own; its programs: tests/slurm/start-slurm start --install
+	$(PY) -m pytest -m slurm tests/slurm
 
 lint: .venv/ready ## ruff and pyright
 	$(PY) -m ruff check .
@@ -116,4 +138,4 @@ clean-runs: ## Delete results/runs; say YES=1
 	@[ "$(YES)" = 1 ] || { du -sh results/runs 2>/dev/null || true; echo "make clean-runs YES=1 deletes it"; exit 1; }
 	rm -rf results/runs
 
-.PHONY: help setup smoke reproduce status render claims verify-scorers sft rm rloo eval best-of-n doctor score audit alpaca card try verify gc wandb-sync test test-slow lint bench docs readme clean-runs figures
+.PHONY: help setup smoke reproduce status wait logs cancel retry doctor-slurm render claims verify-scorers sft rm rloo eval best-of-n doctor score audit alpaca card try verify gc wandb-sync test test-slow test-slurm lint bench docs readme clean-runs figures

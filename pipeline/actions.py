@@ -15,10 +15,13 @@ from pipeline.config import PROJECT, check_first_names, closest
 from pipeline.errors import ConfigError, check
 from pipeline.experiment import Experiment
 from pipeline.plan import Graph, Node
+from pipeline.slurm import queue
+from pipeline.slurm.client import SlurmError
 from pipeline.stages import STAGES
 
-STAGE_ACTIONS = ("plan", "run", "status")
-CLAIM_ACTIONS = ("render", *STAGE_ACTIONS)
+QUEUE_ACTIONS = ("wait", "logs", "cancel", "retry")  # on what was submitted
+CLAIM_ACTIONS = ("render", "plan", "run", "status")
+STAGE_ACTIONS = ("plan", "run", "status", *QUEUE_ACTIONS)
 TABLE_ACTIONS = (*STAGE_ACTIONS, "render", "facts", "explain", "gc", "verify")
 
 
@@ -30,6 +33,9 @@ def kind_errors() -> Iterator[None]:
     except ConfigError as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)
+    except SlurmError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(1)
 
 
 def reproduce(arguments: Sequence[str]) -> int:
@@ -55,6 +61,9 @@ def reproduce(arguments: Sequence[str]) -> int:
     check(action in TABLE_ACTIONS, "action", action, closest(str(action), TABLE_ACTIONS))
     check(type(yes) is bool, "yes", yes, "expected true or false")
     wanted = Table(own["table"], overrides, seed_list(own["seeds"]))
+    if action in QUEUE_ACTIONS or (action == "run" and wanted.any.cluster.kind == "slurm"):
+        report = [f"table={own['table']}", *overrides, *([f"seeds={own['seeds']}"] if own["seeds"] else [])]
+        return queue.act(str(action), wanted.graph, wanted.targets, wanted.any, results(wanted.any), key, report)
     if action == "run":
         return wanted.run()
     if action == "render":
@@ -69,7 +78,7 @@ def reproduce(arguments: Sequence[str]) -> int:
     why.explain_all(wanted.graph, wanted.root)
     lines = {
         "plan": lambda: show.plan_lines(wanted.graph),
-        "status": lambda: show.status_lines(wanted.graph),
+        "status": lambda: queue.status_lines(wanted.graph, results(wanted.any)),
         "explain": lambda: show.explain_lines(wanted.root, wanted.graph, str(required_key(key))),
     }
     say(lines[action]())
@@ -163,20 +172,22 @@ class Table:
         return 0
 
 
-def stages(wanted: Sequence[tuple[str, Experiment]], asked: set[str]) -> int:
-    """One action on single stages."""
+def stages(wanted: Sequence[tuple[str, Experiment]], asked: set[str], key: str | None = None) -> int:
+    """One action on single stages; `key`: the artefact that it is about."""
     check(len(asked) == 1, "action", sorted(asked), "one at a time")
     (action,) = asked
     check(action in STAGE_ACTIONS, "action", action, closest(action, STAGE_ACTIONS))
     any_of = wanted[0][1]
     graph, targets = plan.build(STAGES, store_root(any_of), [w for want in wanted for w in expand(*want)])
+    if action in QUEUE_ACTIONS or (action == "run" and any_of.cluster.kind == "slurm"):
+        return queue.act(action, graph, targets, any_of, results(any_of), key)
     if action == "run":
         code = execute(graph, targets, any_of)
         say(f"{node.name}: {shorter(node.folder)}" for node in targets)
         return code
     plan.judge(graph, targets)
     why.explain_all(graph, store_root(any_of))
-    say(show.plan_lines(graph) if action == "plan" else show.status_lines(graph))
+    say(show.plan_lines(graph) if action == "plan" else queue.status_lines(graph, results(any_of)))
     return 0
 
 

@@ -1,6 +1,6 @@
 """The experiment as frozen dataclasses: every setting with type, meaning and checks. Values are in `conf/`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from pipeline.errors import check
@@ -397,8 +397,54 @@ class Log:
 
 
 @dataclass(frozen=True)
+class Resources:
+    """What one job gets. None in a stage's own: as cluster.default says."""
+
+    minutes: int | None = None
+    cpus: int | None = None  # of each task
+    memory_gb: float | None = None  # of each node
+    nodes: int | None = None
+    gpus: int | None = None  # of each node
+    tasks: int | None = None  # on each node; None: one for each GPU
+
+    def __post_init__(self) -> None:
+        for name in ("minutes", "cpus", "memory_gb", "nodes", "tasks"):
+            value = getattr(self, name)
+            check(value is None or value > 0, name, value, "must be positive")
+        check(self.gpus is None or self.gpus >= 0, "gpus", self.gpus, "must be 0 or more")
+
+
+@dataclass(frozen=True)
 class Cluster:
-    kind: Literal["local"]
+    """Where artefacts are made: by processes of this machine, or by jobs of SLURM."""
+
+    kind: Literal["local", "slurm"]
+    account: str | None = None
+    partition: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gres: str | None = None  # how the site names GPUs, e.g. gpu:a100: --gres=gpu:a100:N; None: --gpus-per-node=N
+    setup: tuple[str, ...] = ()  # shell lines before the stage, e.g. module load ...
+    flags: dict[str, Scalar] = field(default_factory=dict)  # further flags of sbatch: {reservation: icml}
+    dirty: bool = False  # submit code that is not committed; its diff is recorded
+    signal_seconds: int = 120  # before the time limit a stage saves and is queued again
+    restarts: int = 100  # of one job, by whatever cause; then it counts as failed
+    poll_seconds: float = 10.0  # between two looks of `wait`
+    default: Resources = field(default_factory=Resources)
+    stages: dict[str, Resources] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check(self.signal_seconds > 0, "signal_seconds", self.signal_seconds, "must be positive")
+        check(self.restarts >= 0, "restarts", self.restarts, "must be 0 or more")
+        check(self.poll_seconds > 0, "poll_seconds", self.poll_seconds, "must be positive")
+        for name in ("minutes", "cpus", "memory_gb", "nodes", "gpus") if self.kind == "slurm" else ():
+            value = getattr(self.default, name)
+            check(value is not None, f"default.{name}", value, "every stage without its own value needs it")
+
+    def resources(self, stage: str) -> Resources:
+        own = self.stages.get(stage, Resources())
+        names = [f.name for f in fields(Resources)]
+        return Resources(*(getattr(own, n) if getattr(own, n) is not None else getattr(self.default, n) for n in names))
 
 
 @dataclass(frozen=True)

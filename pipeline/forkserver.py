@@ -25,6 +25,12 @@ from pipeline import job, stopping
 
 PR_SET_PDEATHSIG = 1
 GRACE_SECONDS = 60
+QUIET = {  # of a process that makes artefacts, wherever it runs
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 def serve(stages: Iterable[str]) -> None:
@@ -124,18 +130,12 @@ class Server:
     """The asker's side."""
 
     def __init__(self, stages: Iterable[str]):
-        quiet = {
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-        }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.forkserver", *sorted(stages)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # a Ctrl-C in the terminal is ours to pass on
-            env={**os.environ, **quiet},
+            env={**os.environ, **QUIET},
         )
 
     def start(self, folder: Path) -> None:

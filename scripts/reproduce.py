@@ -9,6 +9,12 @@
     scripts/reproduce.py table=cross action=gc [yes=true]   what no table reaches; with yes=true deleted
     scripts/reproduce.py table=cross action=verify          re-read every artefact
 
+    scripts/reproduce.py table=cross cluster=slurm          submit what is missing to SLURM, and be done
+    scripts/reproduce.py table=cross action=wait            until what was submitted has ended
+    scripts/reproduce.py table=cross action=logs key=…      what the job of one artefact said
+    scripts/reproduce.py table=cross action=cancel key=…    one artefact, or key=all: out of the queue
+    scripts/reproduce.py table=cross action=retry cluster=slurm [key=…]   submit again, with what waits
+
 Any key of conf/ can follow: scale=smoke, seed=7, seeds=[0,1,2], run.jobs=4, rm.optim.lr=3e-4, ...
 """
 

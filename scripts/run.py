@@ -13,9 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline import actions, config
 
-OWN = ("stage", "action")
+OWN = ("stage", "action", "key")
 WANTED: list[tuple[str, config.Experiment]] = []
 ACTION: set[str] = set()
+KEYS: set[str | None] = set()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="stage")
@@ -25,6 +26,7 @@ def main(cfg: DictConfig) -> None:
         values = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
         WANTED.append((cfg.stage, config.from_values({k: v for k, v in values.items() if k not in OWN})))
         ACTION.add(cfg.action)
+        KEYS.add(cfg.key)
 
 
 if __name__ == "__main__":
@@ -33,4 +35,4 @@ if __name__ == "__main__":
         config.check_overrides(sys.argv[1:], OWN)
         main()
         if WANTED:
-            sys.exit(actions.stages(WANTED, ACTION))
+            sys.exit(actions.stages(WANTED, ACTION, KEYS.pop()))

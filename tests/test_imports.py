@@ -54,12 +54,13 @@ METRICS_MORE = {"alpaca_eval": {"sklearn"}, "group_folds": {"sklearn"}}
 ONLY = {
     "hydra": {"pipeline.config", "scripts.run"},
     "omegaconf": {"pipeline.config", "scripts.run"},
-    "submitit": {"pipeline.dispatch"},
+    "submitit": {"pipeline.slurm.transport"},
     "wandb": {"pipeline.track"},
     "sklearn": {"pipeline.metrics.alpaca_eval", "pipeline.metrics.group_folds"},
 }
 ENVIRONMENT = {
-    *(f"pipeline.{name}" for name in ("config", "dist", "dispatch", "forkserver")),
+    *(f"pipeline.{name}" for name in ("config", "dist", "dispatch", "forkserver", "launch")),
+    *(f"pipeline.slurm.{name}" for name in ("inside", "client")),
     "pipeline.judges.client",  # its key alone
 }
 

@@ -12,7 +12,7 @@ import pytest
 from pipeline import config, plan, table
 from pipeline.config import experiment, from_values, leaves, plain_values
 from pipeline.errors import ConfigError
-from pipeline.experiment import NEVER_HASHED, Cluster, Experiment
+from pipeline.experiment import NEVER_HASHED, Experiment
 from pipeline.stage import Inputs, Stage, Undeclared, find, identity, plain, view
 from pipeline.stages import STAGES
 
@@ -86,6 +86,10 @@ OTHER: dict[str, Any] = {
     "run.recompute": "layers",
     "run.stop_after_seconds": 60.0,
     "cluster.kind": None,
+    **{f"cluster.{name}": "theirs" for name in ("account", "partition", "qos", "constraint", "gres")},
+    **{f"cluster.default.{name}": 7 for name in ("minutes", "cpus", "memory_gb", "nodes", "gpus", "tasks")},
+    "cluster.setup": ["module load cuda"],
+    "cluster.dirty": True,
     "run.jobs": 3,
     "run.checkpoint_steps": 3,
     "run.stop_after_steps": 3,
@@ -304,8 +308,8 @@ def test_how_and_where_it_runs_replans_nothing(name: str):
 
 def test_the_cluster_replans_nothing():
     x = experiment()
-    elsewhere = dataclasses.replace(x, cluster=Cluster("slurm"))  # type: ignore[arg-type]  # one kind so far
-    assert replanned(x, elsewhere) == []
+    elsewhere = dataclasses.replace(x, cluster=experiment(["cluster=slurm"]).cluster)
+    assert elsewhere.cluster.kind == "slurm" and replanned(x, elsewhere) == []
 
 
 @pytest.mark.parametrize(
