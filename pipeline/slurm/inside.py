@@ -68,6 +68,7 @@ def leave(folder: Path, ended: int, came: set[signal.Signals], restarts: int) ->
     if restarts <= 0:
         give_up(folder)
     print("saved; this job goes back to the queue", flush=True)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     client.requeue(name())  # ends this process
     time.sleep(KILL_SECONDS)
     sys.exit(job.STOPPED)
@@ -116,3 +117,27 @@ def report(arguments: list[str], code: str) -> None:
     """Renders what is there."""
     words = [sys.executable, str(Path(code, "scripts", "reproduce.py")), *arguments, "action=render"]
     sys.exit(subprocess.run(words, stdin=subprocess.DEVNULL).returncode)
+
+
+def probe(folder: str) -> None:
+    """For the doctor: says where it is, waits for a signal, goes back to the queue."""
+    from torch import cuda
+
+    signal.signal(signal.SIGUSR2, lambda *_: Path(folder, "signal").touch())
+    store.write_atomically(Path(folder, "probe.json"), json.dumps({"node": node(), "gpus": cuda.device_count()}))
+    deadline = time.monotonic() + KILL_SECONDS
+    while not Path(folder, "signal").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    client.requeue(name())
+
+
+def hello(folder: str) -> None:
+    """For the doctor: tasks that find each other."""
+    import torch
+
+    from pipeline import dist
+
+    with dist.together():
+        total = int(dist.over_all(torch.tensor(1)))
+        if dist.first():
+            store.write_atomically(Path(folder, "hello.json"), json.dumps({"sum": total}))

@@ -158,7 +158,7 @@ def wait(graph: Graph, targets: Sequence[Node], home: Path, seconds: float) -> i
     while True:
         plan.judge(graph, targets)
         if all(node.state in ("reuse", "idle") for node in graph.values()):
-            print(f"all {sum(n.state == 'reuse' for n in graph.values())} there")
+            print(f"all {len(targets)} there")
             return 0
         try:
             seen = look(graph, home)

@@ -35,7 +35,7 @@ def cluster() -> Iterator[Path]:
     folder = Path(f"/tmp/slurm-test-{os.getpid()}")
     hosts = ["--etc-hosts"] if os.geteuid() == 0 else []
     try:
-        start_slurm("start", "--dir", str(folder), "--grace", "8", "--requeue-wait", "3", *hosts)
+        start_slurm("start", "--dir", str(folder), "--grace", "8", "--requeue-wait", "5", *hosts)
         os.environ["SLURM_CONF"] = str(folder / "etc" / "slurm.conf")
         os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # jobs find the toys' code
         yield folder
