@@ -20,7 +20,7 @@ from pipeline.slurm.client import SlurmError
 from pipeline.stages import STAGES
 
 QUEUE_ACTIONS = ("wait", "logs", "cancel", "retry")  # on what was submitted
-CLAIM_ACTIONS = ("render", "plan", "run", "status")
+CLAIM_ACTIONS = ("render", "plan", "run", "status", "wait")
 STAGE_ACTIONS = ("plan", "run", "status", *QUEUE_ACTIONS)
 TABLE_ACTIONS = (*STAGE_ACTIONS, "render", "facts", "explain", "gc", "verify")
 
@@ -107,13 +107,15 @@ def judge_claims(arguments: Sequence[str]) -> int:
     action = own["action"]
     check(action in CLAIM_ACTIONS, "action", action, closest(str(action), CLAIM_ACTIONS))
     asked = Claims(overrides, own["only"], seed_list(own["seeds"]))
+    if action == "wait" or (action == "run" and asked.any.cluster.kind == "slurm"):
+        return queue.act(str(action), asked.graph, asked.targets, asked.any, results(asked.any), None)
     if action == "run":
         return execute(asked.graph, asked.targets, asked.any) or asked.render()
     if action == "render":
         return asked.render()
     plan.judge(asked.graph, asked.targets)
     why.explain_all(asked.graph, asked.root)
-    say(show.plan_lines(asked.graph) if action == "plan" else show.status_lines(asked.graph))
+    say(show.plan_lines(asked.graph) if action == "plan" else queue.status_lines(asked.graph, results(asked.any)))
     return 0
 
 
