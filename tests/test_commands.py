@@ -97,7 +97,7 @@ def node(table: actions.Table, name: str) -> Any:
     [
         (["table=crss"], "table = 'crss': no such table; did you mean 'cross'?"),
         (["table=1"], "table = '1': no such table"),
-        (["table="], "table = None: required; say table=..., one of: bsr-2, bsr-3,"),
+        (["table="], "table = None: required; say table=..., one of: bsr-1, bsr-2,"),
         (["action=plam"], "action = 'plam': did you mean 'plan'?"),
         (["action=1"], "action = 1: known: "),
         (["actoin=plan"], "actoin = 'plan': unknown key; did you mean 'action'?"),

@@ -16,6 +16,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from pipeline import chat, config, contract, doctor, losses, rows, scoring
+from pipeline.doctor import reading
 from pipeline.errors import ConfigError
 from pipeline.stages import STAGES
 from pipeline.stages.sft import encode
@@ -205,7 +206,7 @@ def test_the_folder_carries_where_its_reward_is_read(
         theirs = plain(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.squeeze(1)
     assert np.abs(ours - theirs.numpy()).max() <= 1e-5 * np.abs(ours).max()
     patient = doctor.open_model(folders[name], ())
-    state, told, _ = doctor.read_position(patient)
+    state, told, _ = reading.read_position(patient)
     assert (state, "which ends no turn" in told) == (("warn", True) if ending == 2 else ("good", False))
 
 

@@ -410,7 +410,7 @@ def test_two_runners_at_once_make_one_set_of_artefacts(tmp_path: Path) -> None:
     said = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     folders = sorted((tmp_path / "runs" / "data").iterdir())
-    assert len(folders) == 10
+    assert len(folders) == 11
     assert all(store.open_intact(folder) for folder in folders)
     assert not list(tmp_path.glob("runs/*/*/attempt-*")) and not list(tmp_path.glob("runs/*/*/lock"))
     made = [next(line for line in out.splitlines() if line.startswith("made")) for out, _ in said]

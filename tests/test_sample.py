@@ -23,7 +23,7 @@ from pipeline.sample import Sampling
 from pipeline.stage import Inputs
 
 generate = importlib.import_module("pipeline.stages.generate")  # the package has a function of that name
-FAMILIES = ("llama", "qwen2", "qwen2-sliding", "mistral-sliding", "gemma2", "gpt2")
+FAMILIES = ("llama", "qwen2", "qwen2_sliding", "mistral_sliding", "gemma2", "gpt2")
 GPT2 = GPT2Config(vocab_size=128, n_positions=128, n_embd=32, n_layer=2, n_head=2)
 STOPS = tuple(range(2, 128, 9))
 GREEDY = Sampling(max_new=24, temperature=0.0, stops=STOPS)

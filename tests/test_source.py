@@ -125,7 +125,9 @@ def test_every_artefact_to_be_reused_counts(project: Path, tmp_path: Path):
 def test_the_source_of_each_stage_is_what_computes_it(name: str):
     files = set(source.of(STAGES[name].code))
     assert f"pipeline/stages/{name}.py" in files
-    assert ("pipeline/losses.py" in files) == (name == "rm")
+    assert ("pipeline/losses.py" in files) == (
+        name in ("rm", "rank")
+    )  # the effective rank stands beside the records of training
     assert ("pipeline/sample.py" in files) == (name in ("generate", "rloo"))
     assert ("pipeline/metrics/rm_bench.py" in files) == (name == "bench")
 

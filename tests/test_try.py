@@ -123,7 +123,10 @@ def test_what_is_understood(prompt: str, understood: str):
         (["promt=x"], "promt = 'x': unknown key; did you mean 'prompt'?\n"),
         (["seed=one", "prompt=x"], "seed = 'one': expected a whole number\n"),
         (["table=crss", "prompt=x"], "table = 'crss': no such table; did you mean 'cross'?\n"),
-        (["rm.optim.lrr=1", "prompt=x"], "rm.optim.lrr = '1': unknown key; did you mean 'rm.optim.lr'?\n"),
+        (
+            ["rm.optim.lrr=1", "prompt=x"],
+            "rm.optim.lrr = '1': no row of this table has this key; did you mean 'rm.optim.lr'?\n",
+        ),
     ],
     ids=str,
 )
@@ -195,11 +198,11 @@ def test_a_damaged_model_is_not_asked(table: actions.Table, filled: dict[str, No
 
 
 def test_models_of_one_name_are_told_apart_by_their_key(results: Path):
-    table = actions.Table("floors", ["scale=smoke", f"run.root={results}"], [0])
+    table = actions.Table("controls", ["scale=smoke", f"run.root={results}"], [0])
     names = ask.made(table.graph, table.any).missing
     assert len(set(names)) == len(names) > len({n.name for n in table.graph.values() if n.stage.name == "rm"})
     keys = {n.key[:6] for n in table.graph.values() if n.name == "rm/bt-s0"}
-    assert {f"rm/bt-s0-{key}" for key in keys} <= set(names) and len(keys) == 3
+    assert {f"rm/bt-s0-{key}" for key in keys} <= set(names) and len(keys) > 2
 
 
 def test_looking_without_models_loads_no_torch():
