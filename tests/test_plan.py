@@ -1,6 +1,8 @@
 """The graph of what is wanted, and the state of each artefact in it."""
 
+import importlib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from artefacts import damage, finish, planned, states, toys
@@ -56,6 +58,22 @@ def test_replicas_are_shared_by_all_seeds_of_a_sweep(root: Path):
     graph, _ = plan.build(STAGES, root, wanted)
     names = [node.stage.name for node in graph.values()]
     assert {name: names.count(name) for name in names} == {"data": 4 + 2 * 8, "sft": 4, "rm": 16}
+
+
+def test_a_stage_that_was_imported_takes_the_place_of_nothing(root: Path):
+    """`pipeline.stages.data` is a module from then on, whatever was called so before."""
+    from pipeline import stages
+
+    def keys() -> list[str]:
+        return list(
+            plan.build(stages.STAGES, root, [(name, experiment()) for name in ("alpaca_eval", "bench", "card")])[0]
+        )
+
+    before = keys()
+    for stage in stages.STAGES.values():
+        importlib.import_module(stage.code)
+    assert keys() == before
+    assert all(isinstance(getattr(stages, name), ModuleType) for name in stages.STAGES)
 
 
 def test_an_unknown_stage_is_refused(root: Path):

@@ -1,7 +1,6 @@
 """Sampling against transformers' own `generate`, against itself in other company, and against exact probabilities."""
 
 import copy
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +20,8 @@ from pipeline.cells import Cells
 from pipeline.errors import ConfigError
 from pipeline.sample import Sampling
 from pipeline.stage import Inputs
+from pipeline.stages import generate
 
-generate = importlib.import_module("pipeline.stages.generate")  # the package has a function of that name
 FAMILIES = ("llama", "qwen2", "qwen2_sliding", "mistral_sliding", "gemma2", "gpt2")
 GPT2 = GPT2Config(vocab_size=128, n_positions=128, n_embd=32, n_layer=2, n_head=2)
 STOPS = tuple(range(2, 128, 9))

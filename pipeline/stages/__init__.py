@@ -1,7 +1,8 @@
 """The graph of the whole pipeline on one screen: what each stage reads, and which artefacts it needs.
 
 Functions return (stage, experiment) pairs: a stage asks for an artefact by the experiment that describes it. The
-code of a stage is the module of the same name, imported inside the job only.
+code of a stage is the module of the same name, imported inside the job only; once it is, its name here is that module,
+so no function may have it.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from pipeline.seeds import derive
 from pipeline.stage import Needs, Stage
 
 
-def data(x: Experiment, source: Source, seed: int) -> tuple[str, Experiment]:
+def data_of(x: Experiment, source: Source, seed: int) -> tuple[str, Experiment]:
     """Rows of the world are drawn anew for each seed; a hub data set is what it is."""
     if source.kind == "hub" or x.world is None:
         return "data", replace(x, source=source, world=None)
@@ -40,15 +41,15 @@ def replica(x: Experiment) -> int:
     return x.sft.seed
 
 
-def sft(x: Experiment) -> Needs:
-    return {} if x.sft.steps == 0 else {"data": data(x, x.data.sft, replica(x))}
+def sft_needs(x: Experiment) -> Needs:
+    return {} if x.sft.steps == 0 else {"data": data_of(x, x.data.sft, replica(x))}
 
 
-def card(x: Experiment) -> Needs:
+def card_needs(x: Experiment) -> Needs:
     """All that one seed's chain reads."""
     d = x.data
-    own = {name: data(x, getattr(d, name), x.seed) for name in ("preferences", "prompts", "alpaca_eval")}
-    return {"sft": data(x, d.sft, replica(x)), **own, **benchmarks(x)}
+    own = {name: data_of(x, getattr(d, name), x.seed) for name in ("preferences", "prompts", "alpaca_eval")}
+    return {"sft": data_of(x, d.sft, replica(x)), **own, **benchmarks(x)}
 
 
 def of_the_world(x: Experiment) -> str | None:
@@ -57,15 +58,15 @@ def of_the_world(x: Experiment) -> str | None:
     return None if there else "the data card is of the micro world, its in_domain and scenarios included"
 
 
-def rm(x: Experiment) -> Needs:
-    return {"sft": ("sft", x), "data": data(x, x.data.preferences, x.seed), **probe(x)}
+def rm_needs(x: Experiment) -> Needs:
+    return {"sft": ("sft", x), "data": data_of(x, x.data.preferences, x.seed), **probe(x)}
 
 
 def probe(x: Experiment) -> Needs:
     """Rows of its own: what a run was watched on is not what it is judged on."""
     if x.rm.probe_every is None or x.data.probe is None:
         return {}
-    return {"probe": data(x, x.data.probe, derive(x.seed, "probe") % 10**6)}
+    return {"probe": data_of(x, x.data.probe, derive(x.seed, "probe") % 10**6)}
 
 
 def reward_model(x: Experiment) -> tuple[str, Experiment]:
@@ -82,7 +83,7 @@ def benchmarks(x: Experiment) -> Needs:
 
 def judged_on(x: Experiment, source: Source) -> tuple[str, Experiment]:
     """Rows of prompts alone get their responses from the SFT model."""
-    return ("gold", x) if source == x.data.best_of_n else data(x, source, x.seed)
+    return ("gold", x) if source == x.data.best_of_n else data_of(x, source, x.seed)
 
 
 def samples(x: Experiment) -> Needs:
@@ -91,7 +92,7 @@ def samples(x: Experiment) -> Needs:
         return {}
     drawn = replace(x.generate, samples=x.best_of_n.samples, temperature=x.best_of_n.temperature)
     asked = replace(x, generate=drawn, data=replace(x.data, alpaca_eval=x.data.best_of_n))
-    return {"samples": from_sft(asked), "data": data(x, x.data.best_of_n, x.seed)}
+    return {"samples": from_sft(asked), "data": data_of(x, x.data.best_of_n, x.seed)}
 
 
 def sampled(x: Experiment) -> str | None:
@@ -116,14 +117,14 @@ def actor(x: Experiment) -> Experiment:
     return replace(x, model=model, sft=tuned, data=replace(x.data, sft=rows))
 
 
-def rloo(x: Experiment) -> Needs:
+def rloo_needs(x: Experiment) -> Needs:
     learned: Needs = {"rm": reward_model(x)} if x.rloo.reward == "rm" else {}
-    return {"sft": ("sft", actor(x)), "data": data(x, x.data.prompts, x.seed), **learned}
+    return {"sft": ("sft", actor(x)), "data": data_of(x, x.data.prompts, x.seed), **learned}
 
 
-def generate(x: Experiment) -> Needs:
+def generate_needs(x: Experiment) -> Needs:
     policy = ("sft", actor(x)) if x.generate.policy == "sft" else ("rloo", x)
-    return {"policy": policy, "data": data(x, x.data.alpaca_eval, x.seed)}
+    return {"policy": policy, "data": data_of(x, x.data.alpaca_eval, x.seed)}
 
 
 def from_sft(x: Experiment) -> tuple[str, Experiment]:
@@ -131,14 +132,14 @@ def from_sft(x: Experiment) -> tuple[str, Experiment]:
 
 
 def baseline(x: Experiment) -> tuple[str, Experiment]:
-    return from_sft(x) if x.alpaca_eval.baseline == "sft" else data(x, x.data.alpaca_eval, x.seed)
+    return from_sft(x) if x.alpaca_eval.baseline == "sft" else data_of(x, x.data.alpaca_eval, x.seed)
 
 
-def judge(x: Experiment) -> Needs:
+def judge_needs(x: Experiment) -> Needs:
     return {"policy": ("generate", x), "baseline": baseline(x)}
 
 
-def calibration(x: Experiment) -> Needs:
+def calibration_needs(x: Experiment) -> Needs:
     """References are further samples of the SFT model: the same instructions, another seed."""
     if x.calibration.kind == "file":
         return {}
@@ -197,7 +198,7 @@ def frozen(x: Experiment) -> Needs:
 
 def recorded(x: Experiment) -> Needs:
     """What training left, and the pairs it was on; the trained model's scores, and what was scored."""
-    trained: Needs = {"rm": ("rm", x), "data": data(x, x.data.preferences, x.seed), "score": ("score", x)}
+    trained: Needs = {"rm": ("rm", x), "data": data_of(x, x.data.preferences, x.seed), "score": ("score", x)}
     return {**trained, **{name: need for name, need in benchmarks(x).items() if name in MEASURED_FOR_DYNAMICS}}
 
 
@@ -205,8 +206,8 @@ def ranked(x: Experiment) -> Needs:
     source = x.data.benchmarks.get("rm_bench")
     if source is None:  # said by `ranks`
         return {}
-    pairs = data(x, x.data.preferences, x.seed)
-    return {"rm": reward_model(x), "data": pairs, "rm_bench": data(x, source, x.seed)}
+    pairs = data_of(x, x.data.preferences, x.seed)
+    return {"rm": reward_model(x), "data": pairs, "rm_bench": data_of(x, source, x.seed)}
 
 
 def ranks(x: Experiment) -> str | None:
@@ -258,24 +259,26 @@ STAGES = {
     stage.name: stage
     for stage in (
         Stage("data", 1, reads=("source", "world"), needs=lambda x: {}, slug=source_slug, ready=readable),
-        Stage("card", 1, reads=("seed", "world"), needs=card, slug=lambda x: f"s{x.seed}", ready=of_the_world),
-        Stage("sft", 1, reads=("model", "sft", "compute"), needs=sft, slug=lambda x: f"r{replica(x)}"),
+        Stage("card", 1, reads=("seed", "world"), needs=card_needs, slug=lambda x: f"s{x.seed}", ready=of_the_world),
+        Stage("sft", 1, reads=("model", "sft", "compute"), needs=sft_needs, slug=lambda x: f"r{replica(x)}"),
         Stage("external", 1, reads=("external",), needs=lambda x: {}, slug=learner, ready=lies_somewhere),
-        Stage("rm", 2, reads=("seed", "rm", "loss", "compute"), needs=rm, slug=with_loss),
+        Stage("rm", 2, reads=("seed", "rm", "loss", "compute"), needs=rm_needs, slug=with_loss),
         Stage("score", 2, reads=("compute",), needs=scored, slug=with_loss),
         Stage("bench", 3, reads=("bench",), needs=measured, slug=lambda x: f"{x.bench.blind or learner(x)}-s{x.seed}"),
         Stage("dynamics", 1, reads=(), needs=recorded, slug=with_loss, ready=trained_here),
         Stage("rank", 1, reads=("compute",), needs=ranked, slug=with_loss, ready=ranks),
         Stage("gold", 1, reads=(), needs=samples, slug=sampled_by_sft, ready=sampled),
         Stage("best_of_n", 1, reads=("best_of_n",), needs=picked, slug=with_loss, ready=sampled),
-        Stage("rloo", 3, reads=("seed", "rloo", "compute"), needs=rloo, slug=lambda x: f"{trained_on(x)}-s{x.seed}"),
-        Stage("generate", 2, reads=("seed", "generate", "compute"), needs=generate, slug=sampled_from),
-        Stage("judge", 2, reads=("judge", "compute"), needs=judge, slug=sampled_from, ready=judgeable),
+        Stage(
+            "rloo", 3, reads=("seed", "rloo", "compute"), needs=rloo_needs, slug=lambda x: f"{trained_on(x)}-s{x.seed}"
+        ),
+        Stage("generate", 2, reads=("seed", "generate", "compute"), needs=generate_needs, slug=sampled_from),
+        Stage("judge", 2, reads=("judge", "compute"), needs=judge_needs, slug=sampled_from, ready=judgeable),
         Stage(
             "calibration",
             1,
             reads=("calibration", "judge", "compute"),
-            needs=calibration,
+            needs=calibration_needs,
             slug=calibrated_on,
             ready=calibratable,
         ),
