@@ -72,8 +72,8 @@ def replay(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
     path = folder / NAME
     written = read(path)
     for key, value in policy(model, tokenizer).items():
-        remedy = f"the folder was saved with {written[key]!r}: put its tokenizer and config.json back"
-        check(key in RECORDED or written[key] == value, f"{path}, {key}", value, remedy)
+        remedy = f"the folder was saved with {written.get(key)!r}: put its tokenizer and config.json back"
+        check(key in RECORDED or written.get(key) == value, f"{path}, {key}", value, remedy)
     said = [(canary["prompt"], canary["response"]) for canary in written["canaries"]]
     then, now = np.array([canary["reward"] for canary in written["canaries"]]), rewards(model, tokenizer, said)
     kind = written["precision"] if written["precision"] == precision(model) else "mixed"
@@ -113,6 +113,7 @@ def policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[s
         "read": "last token of the conversation",
         "max_length": scoring.max_length(model, tokenizer),
         "truncation": TRUNCATION,
+        **({"head": "mlp"} if isinstance(models.head(model), models.Mlp) else {}),  # else linear
         "head_dtype": str(models.head(model).weight.dtype).removeprefix("torch."),
         "precision": precision(model),
         "attention": model.config._attn_implementation,

@@ -150,8 +150,14 @@ class Rm:
     probe_every: int | None = None  # steps from one scoring of data.probe to the next; None: never
     read: Literal["after_eos"] | None = None  # the reward, at what the template writes after EOS; None: at EOS
     bos: Literal["never"] | None = None  # never: before no conversation; None: as the template says
+    head: Literal["mlp"] | None = None  # control: one hidden layer before the linear head; None: none
+    # control: the final norm without its gain, so that every h has the norm sqrt(d); None: as the model has it
+    norm_before_head: Literal[True] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("head", "norm_before_head") if self.head_init == "verdict" else ():
+            value = getattr(self, name)
+            check(value is None, name, value, "with it the verdict would not be the SFT model's; set it to null")
         check(self.epochs >= 0, "epochs", self.epochs, "must not be negative; 0 leaves the head as initialised")
         check(self.batch > 0, "batch", self.batch, "must be positive")
         long = self.max_length is None or self.max_length > 1

@@ -387,6 +387,7 @@ def test_identical_and_overlong_pairs_are_dropped_and_counted() -> None:
 STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "sft": ("sft", ()),
     **{name: ("rm", (f"loss={name}",)) for name in LOSSES},
+    "controls": ("rm", ("rm.head=mlp", "rm.norm_before_head=true")),
     "rloo": ("rloo", ()),
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline import chat, contract, dist, models, packing, rows, scoring, world
 from pipeline.conversations import Asked
@@ -89,9 +89,8 @@ def spread(asked: Sequence[Asked]) -> Sequence[Asked]:
 
 def open_model(folder: Path, sample: Sequence[Asked]) -> Patient:
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
+        made = models.classifier(AutoConfig.from_pretrained(folder))
+        model, info = made.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError) as e:
         remedy = "needs safetensors, a tokenizer, and a class that transformers knows: code of the folder is not run"

@@ -190,6 +190,8 @@ def frozen(x: Experiment) -> Needs:
         trains="model",
         draw=None,
         head_offset=None,
+        head=None,
+        norm_before_head=None,
         probe_every=None,
         optim=x.sft.optim,  # it does not matter, but must be the same for all
     )

@@ -1,4 +1,4 @@
-"""A pairwise reward model with one loss: the SFT model's body, a linear head, one update for each batch of pairs.
+"""A pairwise reward model with one loss: the SFT model's body, a head, one update for each batch of pairs.
 
 Beside it lies what training did to each pair (`dynamics`) and, given a probe, to what is not trained on (`probe`).
 """
@@ -103,7 +103,9 @@ def started(settings: Rm, sft: Path, seed: int, packing: Mode) -> tuple[PreTrain
         model, tokenizer = models.new_rm(sft, "stiennon", seed, packing)
         set_head(model, verdict(sft, tokenizer))
     else:
-        model, tokenizer = models.new_rm(sft, settings.head_init, seed, packing)
+        model, tokenizer = models.new_rm(sft, settings.head_init, seed, packing, settings.head)
+    if settings.norm_before_head:
+        models.fix_gain(model)
     attention.refuse_dropout(model)
     if settings.trains == "head":
         model.base_model.requires_grad_(False)
