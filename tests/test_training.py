@@ -1,5 +1,6 @@
 """What is trained is what the maths says, whatever the batching; what is interrupted ends in the same bytes."""
 
+import copy
 import importlib
 import json
 import math
@@ -357,6 +358,40 @@ def test_of_a_praised_answer_the_verdict_is_learned_as_well() -> None:
 def test_of_a_criticised_answer_the_verdict_alone_is_learned() -> None:
     assert learned(talk(ASKED, ("assistant", "It is 6.", 0.0), WRONG)) == [(verdict(" That's wrong."), 31.0)]
     assert verdict(" That's wrong.") != verdict(" Thanks!")
+
+
+LATER = ("user", "And 3 + 4?", 0.0)
+TALK = talk(("system", "Be brief.", 0.0), ASKED, ("assistant", "It is 5.", 1.0), LATER, ("assistant", "7", 1.0))
+
+
+@pytest.mark.parametrize("template", ["own", "zephyr"])
+def test_of_several_turns_each_answer_is_learned(template: str) -> None:
+    """By hand, from the tokens of each part; two answers of one conversation may weigh differently."""
+    tokenizer = base.tiny_tokenizer(tiny.settings())
+    words = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
+    parts = [("<bos>Be brief.What is 2 + 3?<bot>", 0), ("It is 5.<eos>", 1)]
+    parts += [("And 3 + 4?<bot>", 0), ("7<eos>", 2)]
+    if template == "zephyr":
+        tokenizer.chat_template = chat.ZEPHYR
+        asked = "<|user|>\n{}<eos>\n<|assistant|>\n"
+        parts = [("<bos><|system|>\nBe brief.<eos>\n", 0), (asked.format("What is 2 + 3?"), 0)]
+        parts += [("It is 5.<eos>\n", 1), (asked.format("And 3 + 4?"), 0), ("7<eos>\n", 2)]
+    row = copy.deepcopy(TALK)
+    row["messages"][-1]["weight"] = 2.0
+    whole = [(id, float(weight)) for text, weight in parts for id in words(text)]
+    first = next(i for i, (_, weight) in enumerate(whole) if weight)
+    for learns, start in ((None, first), ("all", 1)):
+        (sample,), _ = encode_talks(tokenizer, [row], 160, learns)  # type: ignore[arg-type]
+        assert sample.group.prompt == [id for id, _ in whole[:start]]
+        (rest,) = sample.group.responses
+        assert rest == [id for id, _ in whole[start:]]
+        assert sample.weights == [weight or float(learns == "all") for _, weight in whole[start:]]
+
+
+def test_after_several_turns_a_verdict_is_learned_too() -> None:
+    tokens = learned({"messages": [*TALK["messages"], {"role": "user", "content": " Thanks!", "weight": 31.0}]})
+    assert "".join(text for text, _ in tokens[:-1]) == "It is 5.<eos>7<eos>"
+    assert tokens[-1] == (verdict(" Thanks!"), 31.0)
 
 
 def test_a_conversation_over_the_limit_is_left_out_and_counted() -> None:

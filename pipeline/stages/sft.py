@@ -63,30 +63,42 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
 def encode(
     tokenizer: PreTrainedTokenizerBase, data: Sequence[Row], limit: int, learns: Literal["all"] | None = None
 ) -> tuple[list[Sample], int]:
-    """Token ids and weights of every conversation. A weighted user turn is learned by its first token, the verdict,
-    and ends the sample: the rest of it would teach nothing. Conversations over the limit are left out and
-    counted. `all`: each token up to the answer counts as well, 1."""
-    cues = chat.prompts(tokenizer, [row["messages"][0]["content"] for row in data])
-    answers = chat.ids(tokenizer, [row["messages"][:2] for row in data])
+    """Token ids and weights of every conversation. Those over the limit are left out and counted."""
     whole = chat.ids(tokenizer, [row["messages"] for row in data])
-    samples = []
-    for row, cue, answer, ids in zip(data, cues, answers, whole, strict=True):
-        if len(ids) > limit:
-            continue
-        start, end = chat.common_prefix([cue, ids]), len(answer)
-        weights = [row["messages"][1]["weight"]] * (end - start)
-        if len(row["messages"]) > 2:
-            (silent,) = chat.ids(tokenizer, [[*row["messages"][:2], *chat.user("")]])
-            said = chat.common_prefix([silent, ids])  # where the user's words begin
-            if said > end:  # what the template writes may take the space of the first word away from it
-                said += next(i for i, id in enumerate(ids[said:]) if str(tokenizer.decode([id])).strip())
-            weights += [0.0] * (said - end) + [row["messages"][2]["weight"]]
-            end = said + 1
-        if learns == "all":
-            weights = [1.0] * (start - 1) + weights
-            start = 1
-        samples.append(Sample(Group(ids[:start], [ids[start:end]]), weights))
-    return samples, len(data) - len(samples)
+    fitting = [(row["messages"], ids) for row, ids in zip(data, whole, strict=True) if len(ids) <= limit]
+    return [weighted(tokenizer, talk, ids, learns) for talk, ids in fitting], len(data) - len(fitting)
+
+
+def weighted(
+    tokenizer: PreTrainedTokenizerBase, talk: chat.Messages, ids: list[int], learns: Literal["all"] | None
+) -> Sample:
+    """Each answer's tokens have its weight, from where it is the assistant's to speak to its end. A user's last word
+    is learned by its first token, the verdict, and ends the sample: the rest of it would teach nothing. `all`: each
+    other token up to the last answer counts as well, 1."""
+    weights = [1.0 if learns == "all" else 0.0] * len(ids)
+    starts, end = [], 0
+    for at, turn in enumerate(talk):
+        if turn["role"] == "assistant":
+            (cue,), (said,) = chat.ids(tokenizer, [talk[:at]], cue=True), chat.ids(tokenizer, [talk[: at + 1]])
+            start, end = chat.common_prefix([cue, ids]), chat.common_prefix([said, ids])
+            weights[start:end] = [turn["weight"]] * (end - start)
+            starts.append(start)
+    assert starts, "there is an answer"
+    if talk[-1]["role"] == "user":
+        verdict = first_word(tokenizer, talk, ids, end)
+        weights[end : verdict + 1] = [0.0] * (verdict - end) + [talk[-1]["weight"]]
+        end = verdict + 1
+    start = 1 if learns == "all" else starts[0]
+    return Sample(Group(ids[:start], [ids[start:end]]), weights[start:end])
+
+
+def first_word(tokenizer: PreTrainedTokenizerBase, talk: chat.Messages, ids: list[int], end: int) -> int:
+    """Where the last turn's words begin, after an answer that ends at `end`."""
+    (silent,) = chat.ids(tokenizer, [[*talk[:-1], *chat.user("")]])
+    said = chat.common_prefix([silent, ids])
+    if said > end:  # what the template writes may take the space of the first word away from it
+        said += next(i for i, id in enumerate(ids[said:]) if str(tokenizer.decode([id])).strip())
+    return said
 
 
 def learn(learner: Learner, batch: Sequence[Sample], tokens: int) -> Tensor:
