@@ -140,7 +140,7 @@ class Sft:
 class Rm:
     epochs: int
     batch: int  # pairs in an optimizer step
-    max_length: int | None  # tokens; longer pairs are dropped. None: what the model has positions for
+    max_length: int | None  # tokens; None: what the model has positions for
     optim: Optim
     # std 1/sqrt(d+1) | model's initializer_range | 1/sqrt(d) | the SFT model's log-odds of praise (micro world)
     head_init: Literal["stiennon", "hf", "reference", "verdict"]
@@ -150,6 +150,8 @@ class Rm:
     probe_every: int | None = None  # steps from one scoring of data.probe to the next; None: never
     read: Literal["after_eos"] | None = None  # the reward, at what the template writes after EOS; None: at EOS
     bos: Literal["never"] | None = None  # never: before no conversation; None: as the template says
+    # of a longer pair, cut: its responses lose their ends, not the end of turn; None: it is dropped
+    overlong: Literal["cut"] | None = None
     head: Literal["mlp"] | None = None  # control: one hidden layer before the linear head; None: none
     # control: the final norm without its gain, so that every h has the norm sqrt(d); None: as the model has it
     norm_before_head: Literal[True] | None = None

@@ -46,8 +46,8 @@ class Start:
         make("rm", folder / "start", self.inputs, *SETTINGS, "rm.epochs=0")
         self.model = folder / "start" / "out"
         tokenizer = AutoTokenizer.from_pretrained(self.model)
-        groups, _, dropped = encode(tokenizer, rows.read(self.pairs), tiny.experiment(*SETTINGS).rm.max_length)
-        assert dropped == 0
+        groups, _, counts = encode(tokenizer, rows.read(self.pairs), tiny.experiment(*SETTINGS).rm.max_length)
+        assert counts["dropped"] == 0
         seed = derive(tiny.experiment().seed, "rm")
         self.batches = [[groups[i] for i in order.step_rows(len(groups), BATCH, seed, step)] for step in range(STEPS)]
 

@@ -28,6 +28,7 @@ OTHER: dict[str, Any] = {
     "rm.draw": 1,
     "rm.read": None,  # a tiny model's own template writes nothing after the end of turn
     "rm.bos": "never",
+    "rm.overlong": "cut",
     "rm.head": "mlp",
     "rm.norm_before_head": True,
     "sft.learns": "all",

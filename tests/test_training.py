@@ -403,17 +403,47 @@ def test_a_conversation_over_the_limit_is_left_out_and_counted() -> None:
 def test_a_pair_is_its_two_conversations_whatever_they_share() -> None:
     answers = [("yes", "no"), ("yes", "yes, of course"), ("a b c", "a b d"), ("", "x")]
     data = [{"prompt": "Is it?", "chosen": c, "rejected": r} for c, r in answers]
-    pairs, _, dropped = encode_pairs(tiny.tokenizer(), data, 96)
-    assert dropped == 0
+    pairs, _, counts = encode_pairs(tiny.tokenizer(), data, 96)
+    assert not any(counts.values())
     for pair, texts in zip(pairs, answers, strict=True):
         whole = chat.answered(tiny.tokenizer(), ["Is it?"] * 2, texts)
         assert [pair.prompt + r for r in pair.responses] == whole
 
 
+LONG = "n " * 200
+
+
+def as_pairs(answers: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"prompt": "Is it?", "chosen": c, "rejected": r} for c, r in answers]
+
+
 def test_identical_and_overlong_pairs_are_dropped_and_counted() -> None:
-    data = [{"prompt": "Is it?", "chosen": c, "rejected": r} for c, r in [("y", "y"), ("y", "n" * 200), ("y", "n")]]
-    pairs, _, dropped = encode_pairs(tiny.tokenizer(), data, 96)
-    assert (len(pairs), dropped) == (1, 2)
+    answers = [("y", "y"), ("y", LONG), (LONG, LONG), ("y", "n")]
+    pairs, kept, counts = encode_pairs(tiny.tokenizer(), as_pairs(answers), 96)
+    assert (len(pairs), kept) == (1, as_pairs(answers)[3:])
+    assert counts == {"dropped": 3, "identical": 2, "overlong": 1, "truncated": 0}
+
+
+def test_overlong_pairs_lose_the_ends_of_their_responses_where_that_is_asked_for() -> None:
+    """Not their end of turn. What differs only in what is cut is identical then."""
+    tokenizer = tiny.tokenizer()
+    answers = [("y", LONG), (LONG, LONG + " n"), ("y", "n"), ("m " + LONG, LONG)]
+    pairs, kept, counts = encode_pairs(tokenizer, as_pairs(answers), 96, "cut")
+    assert counts == {"dropped": 1, "identical": 1, "overlong": 0, "truncated": 2}
+    assert kept == [as_pairs(answers)[i] for i in (0, 2, 3)]
+    for pair, texts in zip(pairs, (answers[i] for i in (0, 2, 3)), strict=True):
+        whole = chat.answered(tokenizer, ["Is it?"] * 2, texts)
+        expected = [ids if len(ids) <= 96 else [*ids[:95], ids[-1]] for ids in whole]
+        assert [pair.prompt + r for r in pair.responses] == expected
+
+
+def test_training_says_what_became_of_its_pairs(made: Made, tmp_path: Path) -> None:
+    metrics = {
+        how: make("rm", tmp_path, made.inputs("rm"), "rm.max_length=40", f"rm.overlong={how}", "rm.epochs=0")
+        for how in ("null", "cut")
+    }
+    assert metrics["null"]["overlong"] == metrics["cut"]["truncated"] > 0
+    assert metrics["cut"]["pairs"] == metrics["null"]["pairs"] + metrics["null"]["overlong"]
 
 
 # --- a stage that is interrupted ends in the same bytes ---

@@ -190,6 +190,7 @@ def frozen(x: Experiment) -> Needs:
         trains="model",
         draw=None,
         head_offset=None,
+        overlong=None,
         head=None,
         norm_before_head=None,
         probe_every=None,

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     learner = Learner(model, models.rewards, x.run.parallel, x.run.recompute)
     chat.end(tokenizer, x.rm.read == "after_eos", x.rm.bos != "never")
     limit = x.rm.max_length or scoring.max_length(model, tokenizer)
-    pairs, kept, dropped = encode(tokenizer, rows.read(inputs["data"]), limit)
+    pairs, kept, counts = encode(tokenizer, rows.read(inputs["data"]), limit, x.rm.overlong)
     if x.rm.head_offset is not None:
         offset_head(learner, pairs[:OFFSET_PAIRS], x.rm.head_offset, x.run.micro_tokens)
     steps = x.rm.epochs * order.epoch_steps(len(pairs), x.rm.batch)
@@ -84,7 +85,7 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
         "head_gradient_error": gradient_error,
         "pairs": len(pairs),
         "tokens": sum(pairs[i].tokens for at in batches for i in at),
-        "dropped": dropped,
+        **counts,
     }
 
 
@@ -133,19 +134,36 @@ def set_head(model: PreTrainedModel, weight: Tensor) -> None:
     models.head(model).weight.copy_(weight[None])
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, data: Sequence[Row], limit: int) -> tuple[list[Group], list[Row], int]:
-    """Pairs as groups of (chosen, rejected), and their rows. Identical and overlong pairs teach nothing or something
-    else: dropped and counted."""
+def encode(
+    tokenizer: PreTrainedTokenizerBase, data: Sequence[Row], limit: int, overlong: Literal["cut"] | None = None
+) -> tuple[list[Group], list[Row], dict[str, int]]:
+    """Pairs as groups of (chosen, rejected), their rows, and how many there are of which kind. Identical pairs teach
+    nothing and are dropped; so are overlong ones, unless they are cut: as they are for scoring, so that the reward is
+    read where it always is."""
     prompts = [rows.prompt_of(row) for row in data]
     chosen = chat.answered(tokenizer, prompts, [row["chosen"] for row in data])
     rejected = chat.answered(tokenizer, prompts, [row["rejected"] for row in data])
+    cues, ending = chat.prompts(tokenizer, prompts), scoring.ending(tokenizer)
     groups, kept = [], []
-    for row, *pair in zip(data, chosen, rejected, strict=True):
-        if pair[0] != pair[1] and max(map(len, pair)) <= limit:
+    found = {"dropped": 0, "identical": 0, "overlong": 0, "truncated": 0}
+    for row, cue, *pair in zip(data, cues, chosen, rejected, strict=True):
+        long = max(map(len, pair)) > limit
+        if long and overlong == "cut":
+            pair = [cut(ids, cue, ending, limit) for ids in pair]
+        if pair[0] == pair[1]:
+            found["identical"] += 1
+        elif long and overlong is None:
+            found["overlong"] += 1
+        else:
+            found["truncated"] += long
             shared = min(chat.common_prefix(pair), min(map(len, pair)) - 1)  # each keeps a token of its own
             groups.append(Group(pair[0][:shared], [ids[shared:] for ids in pair]))
             kept.append(row)
-    return groups, kept, len(data) - len(kept)
+    return groups, kept, found | {"dropped": len(data) - len(kept)}
+
+
+def cut(ids: list[int], cue: list[int], ending: int, limit: int) -> list[int]:
+    return ids if len(ids) <= limit else scoring.cut(ids, chat.common_prefix([cue, ids]), ending, limit)[0]
 
 
 def margins(kept: Sequence[Row]) -> Tensor | None:
