@@ -16,19 +16,21 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from test_attention import wrong_attention
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from pipeline import base, chat, losses, models, order, packing, policy, rows, scoring, stopping
+from pipeline import attention, base, chat, losses, models, order, packing, policy, rows, scoring, stopping
 from pipeline.checkpoint import Checkpoints
 from pipeline.config import groups
 from pipeline.dist import Learner
 from pipeline.experiment import Optim
 from pipeline.fit import fit, learning_rate
 from pipeline.packing import Group
+from pipeline.seeds import derive
 from pipeline.stage import Inputs
 from pipeline.stages.rm import encode as encode_pairs
 from pipeline.stages.rm import forward
@@ -190,6 +192,21 @@ def test_gradients_of_sft_equal_the_unpadded_ones(family: str, budget: int) -> N
     loss, expected = torch.stack(parts).sum(), torch.stack([learned_tokens(model, s) for s in samples]).sum()
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=TOLERANCE)
     assert_same_gradients(gradients(model, loss), gradients(model, expected))
+
+
+def test_a_model_that_cannot_share_is_trained_by_the_next_way_with_one_warning(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here an attention in which a stream's tokens see all before them, whatever they belong to."""
+    make("rm", tmp_path / "padded", made.inputs("rm"), "run.packing=padded")
+    for name in attention.NAMES.values():
+        monkeypatch.setitem(attention.AttentionInterface._global_mapping, name, wrong_attention)
+    with pytest.warns(UserWarning) as seen:
+        make("rm", tmp_path / "fallen", made.inputs("rm"), "run.packing=shared")
+    (said,) = [str(w.message) for w in seen]
+    assert said.startswith("LlamaForSequenceClassification is run with run.packing=padded, not shared: ")
+    (files,) = {json.dumps(tiny.hashes(tmp_path / name / "out")) for name in ("padded", "fallen")}
+    assert "model.safetensors" in files
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -626,9 +643,14 @@ def test_the_random_state_is_resumed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", ["sft", "rm"])
 def test_a_loss_that_is_not_finite_stops_the_stage_and_names_the_step(made: Made, tmp_path: Path, stage: str) -> None:
-    """The first update throws the weights out of range, so the second step's loss is no number."""
-    with pytest.raises(FloatingPointError, match=r"step 2\b"):
+    """The first update throws the weights out of range, so the second step's loss is no number. Of pairs, their ids
+    are named."""
+    with pytest.raises(FloatingPointError, match=r"step 2\b") as e:
         make(stage, tmp_path, made.inputs(stage), f"{stage}.optim.lr=1e38", f"{stage}.optim.warmup=0")
+    if stage == "rm":
+        ids = [row["id"] for row in rows.read(made.pairs)]
+        second = order.step_rows(len(ids), 4, derive(tiny.experiment().seed, "rm"), 1)
+        assert str(e.value).endswith("; its batch: " + ", ".join(ids[i] for i in second))
 
 
 # --- traces ---
