@@ -429,7 +429,7 @@ def test_a_difference_of_one_seed_has_no_interval(root: Path):
     whole = effects(root, [0.25], replicas=1, primary=["τ"])
     assert "| bsr − bt | +0.250 |" in table.markdown(whole) and "interval" not in table.markdown(whole)
     (found,) = [c["difference"] for c in json.loads(formats.as_json(whole))["cells"] if c["difference"]]
-    assert found == {"baseline": "bt", "values": [0.25], "interval": None}
+    assert found == {"baseline": "bt", "values": [0.25], "interval": None, "detectable": None}
 
 
 def test_a_row_has_a_baseline_of_its_own(root: Path):

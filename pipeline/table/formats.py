@@ -178,13 +178,20 @@ def as_csv(table: Table) -> str:
 
 
 def as_json(table: Table) -> str:
-    """Every cell with the artefacts that it comes from, its difference to the baseline, and what was published."""
+    """Every cell with its settings, the artefacts that it comes from, its difference to the baseline, and what was
+    published; and all that a reader of the columns must know."""
     spec = table.spec
+    settings = {
+        (row.label, column.label): {**(spec.set or {}), **row.set, **(column.set or {})}
+        for row in spec.rows
+        for column in spec.columns
+    }
     seeds = {c.label: spec.seeds_of(c) for c in spec.columns}
     cells = [
         {
             "row": row,
             "column": column,
+            "set": settings[row, column],
             "values": value.values,
             **({} if value.setting is None else {"setting": value.setting}),
             "seeds": seeds[column] if value.nodes else [],
@@ -200,15 +207,27 @@ def as_json(table: Table) -> str:
         for (row, column), value in table.cells.items()
     ]
     head = {"table": table.name, "title": spec.title, "scale": table.size, "baseline": spec.baseline}
+    head |= {"columns": [json_column(column) for column in spec.columns], "notes": list(notes(table))}
     return json.dumps({**head, "cells": cells}, indent=1) + "\n"
+
+
+def json_column(column: Column) -> dict[str, Any]:
+    """What its cells show."""
+    if column.setting is not None:
+        return {"label": column.label, "setting": column.setting}
+    shows = ("label", "stage", "metric", "minus", "scale", "digits")
+    return {name: getattr(column, name) for name in shows}
 
 
 def json_difference(found: Difference | None) -> dict[str, Any] | None:
     if found is None:
         return None
+    from pipeline import stats  # SciPy: an empty table needs none
+
     e = found.estimate
     interval = None if e is None else {"mean": e.mean, "low": e.low, "high": e.high, "n": len(e.means), "unit": e.unit}
-    return {"baseline": found.baseline, "values": found.values, "interval": interval}
+    detectable = None if e is None else stats.detectable(e)
+    return {"baseline": found.baseline, "values": found.values, "interval": interval, "detectable": detectable}
 
 
 def json_published(table: Table, row: str, column: str) -> dict[str, Any] | None:
