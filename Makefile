@@ -72,6 +72,9 @@ figures: .venv/ready ## Every figure into results/figures/, with what it lacks m
 figure-%: .venv/ready ## One figure, e.g. figure-hidden-norms
 	$(PY) scripts/figures.py scale=$(SCALE) $(ARGS) figure=$*
 
+report: .venv/ready ## All that is there in one page, results/report.html; opens from disk
+	$(PY) scripts/report.py scale=$(SCALE) $(ARGS)
+
 sft rm rloo: .venv/ready ## One stage with what it needs: make rm ARGS='loss=bsr seed=1'; sweep: ARGS='-m loss=bt,bsr seed=0,1'
 	$(STAGE) stage=$@
 
@@ -138,4 +141,4 @@ clean-runs: ## Delete results/runs; say YES=1
 	@[ "$(YES)" = 1 ] || { du -sh results/runs 2>/dev/null || true; echo "make clean-runs YES=1 deletes it"; exit 1; }
 	rm -rf results/runs
 
-.PHONY: help setup smoke reproduce status wait logs cancel retry doctor-slurm render claims verify-scorers sft rm rloo eval best-of-n doctor score audit alpaca card try verify gc wandb-sync test test-slow test-slurm lint bench docs readme clean-runs figures
+.PHONY: help setup smoke reproduce status wait logs cancel retry doctor-slurm render claims report verify-scorers sft rm rloo eval best-of-n doctor score audit alpaca card try verify gc wandb-sync test test-slow test-slurm lint bench docs readme clean-runs figures
