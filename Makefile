@@ -31,7 +31,14 @@ smoke: .venv/ready ## The whole chain in its smallest size, and facts that must 
 	$(PY) scripts/reproduce.py table=cross scale=smoke seed=0 $(ARGS)
 	$(PY) scripts/reproduce.py table=cross scale=smoke seed=0 action=facts $(ARGS)
 
-reproduce: $(addprefix reproduce-table-,cross $(MICRO)) ## Everything at scale micro: data, SFT, reward models, policies, results/
+# FULL=1: every table, and what claims and figures ask for beside them.
+EVERY := $(filter-out ceiling floors noise planted planted_bsr,$(basename $(notdir $(wildcard conf/table/*.yaml)))) $(MICRO)
+PLAN := $(if $(FULL),$(EVERY),cross bsr-3 bsr-5 normbt-1a coupling $(MICRO))
+
+reproduce: $(addprefix reproduce-table-,$(PLAN)) ## Data, SFT, reward models, policies, tables, figures, claims: results/report.html
+	$(PY) scripts/figures.py scale=$(SCALE) $(ARGS)
+	$(PY) scripts/claims.py scale=$(SCALE) $(if $(FULL),action=run) $(ARGS)
+	$(PY) scripts/report.py scale=$(SCALE) $(ARGS)
 
 reproduce-table-%: .venv/ready ## One table, e.g. reproduce-table-cross
 	$(TABLES) table=$*

@@ -36,7 +36,7 @@ def make(model: Model, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     tokenizer = AutoTokenizer.from_pretrained(model.id, revision=model.revision)
     if model.template == "zephyr":
         tokenizer.chat_template = chat.ZEPHYR
-    check(tokenizer.chat_template, "model.template", None, f"{model.id} has no template of its own: say zephyr")
+    check(bool(tokenizer.chat_template), "model.template", None, f"{model.id} has no template of its own: say zephyr")
     return AutoModelForCausalLM.from_pretrained(model.id, revision=model.revision, dtype=torch.float32), tokenizer
 
 

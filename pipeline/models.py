@@ -70,8 +70,8 @@ class Mlp(nn.Linear):
         """(n, 2 d) what the last layer reads."""
         return F.relu(self.inner(x))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(self.read(x))
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(self.read(input))
 
 
 def classifier(config: PreTrainedConfig) -> Any:
