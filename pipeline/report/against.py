@@ -10,8 +10,8 @@ METHODS = ("NormBT", "BSR")
 
 
 def both(found: Found) -> Markup:
-    if MAIN not in found.tables:
-        return missing(f"Table {MAIN} is not there yet.", f"make reproduce-table-{MAIN}")
+    if "columns" not in found.tables.get(MAIN, {}):
+        return missing(f"Table {MAIN} is not there yet, or of an older version.", f"make reproduce-table-{MAIN}")
     return tag("div", [method(found, row) for row in METHODS], class_="pair")
 
 

@@ -11,6 +11,9 @@ LEAD = (
     " the pair’s error times its distance; NormBT takes the distance out; BSR leaves Δ alone and pushes both rewards"
     " against the mean reward of the step."
 )
+CAPTION = (
+    "Gradient of the score head along h_w − h_l by distance, at this Δ. BSR’s is BT’s where both norms are the same."
+)
 SLIDERS = (  # name, what it is, least, most, step, at first
     ("delta", "Δ = r_w − r_l", -6, 6, 0.1, 0.5),
     ("distance", "d = ‖h_w − h_l‖", 0.1, 40, 0.1, 5),
@@ -29,7 +32,7 @@ HEAD = ("loss", "score head moves by", "along h_w − h_l", "pushes r_w by", "pu
 def panel() -> Markup:
     with_constants = constants()
     said = ", ".join(f"{sign} = {with_constants[name]:g}" for name, sign in SIGNS.items())
-    caption = tag("figcaption", "Gradient of the score head along h_w − h_l by distance, at this Δ.")
+    caption = tag("figcaption", CAPTION)
     chart = tag("figure", tag("div", id="gradient-chart"), caption)
     form = tag("form", map(slider, SLIDERS), id="gradient-form")
     return section(

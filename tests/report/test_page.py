@@ -77,6 +77,10 @@ def test_a_cells_command_makes_that_very_artefact(found: Found, reader: Reader):
         assert command[:2] == [".venv/bin/python", "scripts/run.py"] and command[2].startswith("stage=")
         node = builder.add(command[2].removeprefix("stage="), config.experiment(command[3:]))
         assert node.key == cell["artefacts"][0][-16:]
+    of = found.cell("cross", "BSR", "RewardBench")
+    assert of is not None
+    command = shlex.split(next(tables.commands("cross", "micro", "bench", {**of, "seeds": [2]})))
+    assert builder.add("bench", config.experiment(command[3:])).key == of["keys"][2]
 
 
 def test_what_a_cell_shows_is_its_mean_spread_difference_and_the_paper():
@@ -240,10 +244,17 @@ def test_what_is_missing_says_how_to_make_it(tmp_path: Path):
     assert "example-data" not in Reader(text).data
 
 
-def test_a_table_of_an_older_version_is_named(tmp_path: Path):
-    (tmp_path / "tables" / "micro").mkdir(parents=True)
-    (tmp_path / "tables" / "micro" / "noise.json").write_text('{"title": "Noise", "scale": "micro", "cells": []}')
-    assert "make render TABLE=noise SCALE=micro" in page.page(Found(tmp_path, "micro"))
+def test_a_table_of_an_older_version_is_named(found: Found, tmp_path: Path):
+    """It had neither columns nor settings, nor what a difference could have shown."""
+    old = dict(found.tables["cross"])
+    del old["columns"]
+    for cell in (cells := [dict(cell) for cell in old["cells"]]):
+        del cell["set"]
+    folder = tmp_path / "tables" / "micro"
+    folder.mkdir(parents=True)
+    (folder / "cross.json").write_text(json.dumps({**old, "cells": cells}))
+    text = page.page(Found(tmp_path, "micro"))
+    assert "make render TABLE=cross SCALE=micro" in text and "or of an older version" in text
 
 
 def test_a_store_that_is_gone_leaves_tables_and_verdicts(found: Found, tmp_path: Path):
