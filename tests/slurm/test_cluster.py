@@ -39,7 +39,7 @@ def script(name: str, *words: str, code: int = 0) -> str:
         ({"cpus": 9}, "stages.rm.cpus = 9: 1 tasks of it; a node has 8 cores"),
         ({"memory_gb": 9.0}, "stages.rm.memory_gb = 9.0: a node of the partition has 8"),
         ({"nodes": 3}, "stages.rm.nodes = 3: the partition has 2"),
-        ({"stages": {"rn": Resources()}}, r"cluster.stages.rn = 'rn': no such stage; did you mean 'rm'\?"),
+        ({"stages": {"rmm": Resources()}}, r"cluster.stages.rmm = 'rmm': no such stage; did you mean 'rm'\?"),
     ],
     ids=str,
 )
