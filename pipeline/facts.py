@@ -22,12 +22,17 @@ class Fact:
 
 
 def check(graph: Graph) -> Iterator[Fact]:
-    """Only of what is there; a table without reward models has nothing to say."""
-    models = [n for n in graph.values() if n.stage.name == "rm" and store.manifest(n.folder)]
+    """Only of what is there and was trained; a table without reward models has nothing to say."""
+    models = [n for n in graph.values() if n.stage.name == "rm" and trained(n) and store.manifest(n.folder)]
     if models:
         yield head_gradient(models)
         yield from batch_means(models)
         yield resumed(models[-1])
+
+
+def trained(node: Node) -> bool:
+    """The whole model; the floors are not."""
+    return node.sections["rm"]["epochs"] > 0 and node.sections["rm"]["trains"] == "model"
 
 
 def head_gradient(models: Sequence[Node]) -> Fact:

@@ -2,10 +2,10 @@
 
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import start_slurm
@@ -19,7 +19,7 @@ from pipeline.slurm.client import Job
 SLOW = {"steps": 25, "seconds": 0.1}
 
 
-def under_way(bench: Bench, **cluster: str) -> tuple[Graph, Node, Job]:
+def under_way(bench: Bench, **cluster: Any) -> tuple[Graph, Node, Job]:
     """A graph whose first stage has begun and is far from its end; with the stage's job."""
     bench.behave(alpha=SLOW)
     built = bench.graph()
@@ -118,21 +118,6 @@ def test_a_node_fails(bench: Bench):
         start_slurm("node-up", node, "--dir", str(bench.cluster))
     assert bench.outputs() == unbroken(bench.folder, alpha=SLOW)
     until(lambda: not bench.queued(), 60)
-
-
-def test_waiting_goes_through_a_lost_node(bench: Bench):
-    """`wait` is not deceived by NODE_FAIL: SLURM queues the job again."""
-    graph, alpha, job = under_way(bench)
-    script = [sys.executable, str(Path(__file__).with_name("toys.py")), "wait", str(bench.folder)]
-    waiter = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        control("update", f"nodename={job.nodes}", "state=down", "reason=test")  # it comes back by itself
-        out, _ = waiter.communicate(timeout=90)
-    finally:
-        waiter.kill()
-        waiter.communicate()
-    assert waiter.returncode == 0 and "all 1 there" in out, out
-    goes_on(bench, graph, alpha)
 
 
 def test_stopped_too_often_is_a_failure(bench: Bench):
