@@ -126,7 +126,7 @@ class Stop(StoppingCriteria):
     def __init__(self, lengths: Tensor):
         self.lengths = lengths
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:  # type: ignore[override]  # theirs names narrower tensors
         return input_ids.shape[1] >= self.lengths
 
 
@@ -137,7 +137,7 @@ class Repeat(LogitsProcessor):
         longest = max(map(len, answers))
         self.wanted, self.width = torch.tensor([a + [0] * (longest - len(a)) for a in answers]), width
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]  # theirs names narrower tensors
         return scores.scatter_(1, self.wanted[:, input_ids.shape[1] - self.width, None], torch.inf)
 
 
@@ -147,7 +147,7 @@ def padded_generate(lm: PreTrainedModel, rows: Sequence[list[int]], max_new: int
     ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     drawn = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if how["do_sample"] else {}
-    return lm.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new, **drawn, **how)[:, width:]  # type: ignore[operator]
+    return lm.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new, **drawn, **how)[:, width:]  # type: ignore[operator]  # a method
 
 
 def row_steps(case: Case, answers: Sequence[list[int]]) -> int:

@@ -152,7 +152,7 @@ def policy_in(folder: Path, case: Case) -> PreTrainedModel:
 def words(padding_side: str = "left") -> PreTrainedTokenizerFast:
     vocabulary = {f"w{i}": i for i in range(3, VOCABULARY)} | {"<pad>": 0, "<bos>": 1, "<eos>": 2}
     made = Tokenizer(WordLevel(vocabulary, unk_token="w9"))
-    made.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]
+    made.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]  # a property with a setter
     return PreTrainedTokenizerFast(
         tokenizer_object=made,
         pad_token="<pad>",

@@ -143,6 +143,11 @@ def experiment(overrides: Sequence[str] = (), settings: Mapping[str, Any] | None
     return from_values(plain_values(overrides, settings or {}))
 
 
+def size(overrides: Sequence[str]) -> str:
+    """The name of the scale that the overrides choose."""
+    return experiment([o for o in overrides if o.startswith("scale=")]).size
+
+
 def plain_values(overrides: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
     choices = {k: v for k, v in settings.items() if k in groups()}
     for group, option in choices.items():

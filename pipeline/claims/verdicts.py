@@ -72,7 +72,7 @@ def ask(
     claims: Mapping[str, Claim], overrides: Sequence[str], stages: Stages, seeds: Sequence[int] | None = None
 ) -> dict[str, Asked]:
     """Overrides reach all claims; what a claim sets cannot be set from outside as well."""
-    size = config.experiment([o for o in overrides if o.startswith("scale=")]).size
+    size = config.size(overrides)
     parts = {
         name: settings(claim, overrides, stages) if claim.scales is None or size in claim.scales else []
         for name, claim in claims.items()

@@ -164,5 +164,5 @@ def load(
     """The table at the scale that the overrides choose."""
     spec = read(name, stages)
     if not spec.same_at_every_scale:
-        spec = spec.at_scale(config.experiment([o for o in overrides if o.startswith("scale=")]).size)
+        spec = spec.at_scale(config.size(overrides))
     return replace(spec, seeds=tuple(seeds)) if seeds else spec
