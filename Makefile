@@ -31,11 +31,14 @@ smoke: .venv/ready ## The whole chain in its smallest size, and facts that must 
 	$(PY) scripts/reproduce.py table=cross scale=smoke seed=0 $(ARGS)
 	$(PY) scripts/reproduce.py table=cross scale=smoke seed=0 action=facts $(ARGS)
 
+comma := ,
+space := $(subst ,, )
 # FULL=1: every table, and what claims and figures ask for beside them.
 EVERY := $(filter-out ceiling floors noise planted planted_bsr,$(basename $(notdir $(wildcard conf/table/*.yaml)))) $(MICRO)
 PLAN := $(if $(FULL),$(EVERY),cross bsr-3 bsr-5 normbt-1a coupling $(MICRO))
 
-reproduce: $(addprefix reproduce-table-,$(PLAN)) ## Data, SFT, reward models, policies, tables, figures, claims: results/report.html
+reproduce: .venv/ready ## Data, SFT, reward models, policies, tables, figures, claims: results/report.html
+	$(TABLES) table=$(subst $(space),$(comma),$(PLAN))
 	$(PY) scripts/figures.py scale=$(SCALE) $(ARGS)
 	$(PY) scripts/claims.py scale=$(SCALE) $(if $(FULL),action=run) $(ARGS)
 	$(PY) scripts/report.py scale=$(SCALE) $(ARGS)

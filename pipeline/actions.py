@@ -5,12 +5,13 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
-from pipeline import claims, config, dispatch, facts, lock, plan, show, table, why
+from pipeline import claims, config, dispatch, facts, lock, plan, show, store, table, why
 from pipeline.config import PROJECT, check_first_names, closest
 from pipeline.errors import ConfigError, check
 from pipeline.experiment import Experiment
@@ -39,7 +40,7 @@ def kind_errors() -> Iterator[None]:
 
 
 def reproduce(arguments: Sequence[str]) -> int:
-    """One action on one table, from a command line; returns the exit code."""
+    """One action on one table, or on several as one graph, from a command line; returns the exit code."""
     own = {"table": None, "action": "run", "seeds": None, "key": None, "yes": False}
     check_first_names(arguments, tuple(own))
     overrides = []
@@ -60,7 +61,7 @@ def reproduce(arguments: Sequence[str]) -> int:
     check(own["table"] is not None, "table", None, f"required; say table=..., one of: {', '.join(table.names())}")
     check(action in TABLE_ACTIONS, "action", action, closest(str(action), TABLE_ACTIONS))
     check(type(yes) is bool, "yes", yes, "expected true or false")
-    wanted = Table(own["table"], overrides, seed_list(own["seeds"]))
+    wanted = Tables(str(own["table"]).split(","), overrides, seed_list(own["seeds"]))
     if action in QUEUE_ACTIONS or (action == "run" and wanted.any.cluster.kind == "slurm"):
         report = [f"table={own['table']}", *overrides, *([f"seeds={own['seeds']}"] if own["seeds"] else [])]
         return queue.act(str(action), wanted.graph, wanted.targets, wanted.any, results(wanted.any), key, report)
@@ -152,25 +153,57 @@ class Table:
         self.made = table.experiments(self.spec, overrides)
         self.any = next(iter(self.made.values()))  # run and log settings are the same for all
         self.root = store_root(self.any)
-        self.graph, self.targets = plan.build(STAGES, self.root, table.wanted(self.spec, self.made))
+        self.wanted = table.wanted(self.spec, self.made)
 
-    def run(self) -> int:
-        """Makes what is missing. A table with holes is shown, but does not take the place of a written one."""
-        code = execute(self.graph, self.targets, self.any)
-        if code == 0:
-            return self.render()
-        print(table.markdown(self.filled()))
-        print("not written, since not all of it is there; action=render writes what there is")
-        return code
+    @cached_property
+    def built(self) -> tuple[Graph, list[Node]]:
+        return plan.build(STAGES, self.root, self.wanted)
+
+    @property
+    def graph(self) -> Graph:
+        return self.built[0]
+
+    @property
+    def targets(self) -> list[Node]:
+        return self.built[1]
 
     def filled(self) -> table.Table:
         return table.fill(self.name, self.spec, self.made, STAGES, self.root)
 
-    def render(self) -> int:
+    def render(self) -> None:
         filled = self.filled()
         paths = table.render(filled, results(self.any) / "tables")
         print(table.markdown(filled))
         print(f"written: {', '.join(shorter(p) for p in paths)}")
+
+    def say_holes(self) -> None:
+        """It is shown, but does not take the place of a written one."""
+        print(table.markdown(self.filled()))
+        print("not written, since not all of it is there; action=render writes what there is")
+
+
+class Tables:
+    """Some tables with the graph of them all: made side by side, and what they share once."""
+
+    def __init__(self, names: Sequence[str], overrides: Sequence[str], seeds: Sequence[int] | None = None):
+        self.each = [Table(name, overrides, seeds) for name in names]
+        self.any, self.root = self.each[0].any, self.each[0].root
+        wanted = [asked for each in self.each for asked in each.wanted]
+        self.graph, self.targets = self.each[0].built if len(names) == 1 else plan.build(STAGES, self.root, wanted)
+
+    def run(self) -> int:
+        """Makes what is missing."""
+        code = execute(self.graph, self.targets, self.any)
+        for each in self.each:
+            if code == 0 or all(store.is_done(node.folder) for node in each.targets):
+                each.render()
+            else:
+                each.say_holes()
+        return code
+
+    def render(self) -> int:
+        for each in self.each:
+            each.render()
         return 0
 
 
@@ -221,7 +254,7 @@ def execute(graph: Graph, targets: Sequence[Node], x: Experiment) -> int:
     return 0 if outcome.good and not blocked else 1
 
 
-def collect(asked: Table, overrides: Sequence[str], yes: bool) -> int:
+def collect(asked: Tables, overrides: Sequence[str], yes: bool) -> int:
     """What no table and no claim reaches, at any scale, as configured or with these overrides and seeds; data cards and
     what figures alone read are kept. Deleted only on request, and not while somebody is making it."""
     kept = dict(asked.graph)

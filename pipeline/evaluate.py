@@ -2,14 +2,19 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline import actions, config, external, plan, store
 from pipeline.config import PROJECT
 from pipeline.errors import check
 from pipeline.experiment import Experiment, External
 from pipeline.stages import STAGES
+
+if TYPE_CHECKING:
+    from pipeline.rows import Row
 
 OWN = ("rm", "bench")
 BEST_OF_N = "best_of_n"
@@ -43,12 +48,51 @@ def chosen(x: Experiment, names: str | None) -> list[tuple[str, Experiment]]:
 
 
 def tell(wanted: Sequence[tuple[str, Experiment]]) -> int:
-    """Prints the metrics but for the finest; all are in the artefacts' manifests."""
-    _, nodes = plan.build(STAGES, actions.store_root(wanted[0][1]), wanted)
+    """Prints the metrics but for the finest, a benchmark's with its interval; all are in the artefacts' manifests."""
+    root = actions.store_root(wanted[0][1])
+    _, nodes = plan.build(STAGES, root, wanted)
     for node in nodes:
         found = store.manifest(node.folder)
         assert found is not None, "it was made, or was there"
+        spread = intervals(root, node.folder / "out", found) if node.stage.name == "bench" else {}
+        if spread:
+            print("in brackets: 95 % if other prompts had been drawn; items only, nothing about another training run")
         for name, value in sorted(found["metrics"].items()):
-            if name.count("/") <= 1 or name.endswith("/tau"):
-                print(f"{name:36} {value:.6g}")
+            if shown(name):
+                low, high = spread.get(name, (value, value))
+                print(f"{name:36} {value:.6g}" + (f"  [{low:.3f}, {high:.3f}]" if low < high else ""))
     return 0
+
+
+def shown(name: str) -> bool:
+    return name.count("/") <= 1 or name.endswith("/tau")
+
+
+def intervals(root: Path, out: Path, entry: Mapping[str, Any], draws: int = 400) -> dict[str, tuple[float, float]]:
+    """Of each metric of a bench artefact, from its rows and those of the benchmarks."""
+    from pipeline import rows, stats  # NumPy and SciPy: a plan needs neither
+    from pipeline.stages.bench import BENCHMARKS
+
+    made = {}
+    examples = {(row["set"], row["id"]): row for row in rows.read(out, "examples")}
+    for name in sorted(set(entry["inputs"]) & BENCHMARKS.keys()):
+        data = rows.read(root / entry["inputs"][name]["folder"] / "out")
+        of = drawn_from(name, data, [examples[name, row["id"]]["rewards"] for row in data])
+        found = stats.items_only(of, [row["cluster"] for row in data], draws)
+        made |= {f"{name}/{key}": interval for key, interval in found.items()}
+    return made
+
+
+def drawn_from(
+    name: str, data: "Sequence[Row]", rewards: Sequence[Sequence[float]]
+) -> Callable[[Iterable[int]], dict[str, float]]:
+    """A benchmark's metrics of a draw of its rows. Distances are not at hand: their breakdowns mean nothing here."""
+    from pipeline.stages.bench import BENCHMARKS, Answers
+
+    def measure(at: Iterable[int]) -> dict[str, float]:
+        drawn = [(data[i] | {"id": str(place)}, rewards[i]) for place, i in enumerate(at)]
+        scored = {row["id"]: Answers(list(of), [[0.0] * len(of)] * len(of)) for row, of in drawn}
+        found = BENCHMARKS[name]([row for row, _ in drawn], scored)
+        return {key: value for key, value in found.items() if shown(f"{name}/{key}")}
+
+    return measure

@@ -9,7 +9,7 @@ the share of the model (tests/test_stats.py), at the price of 1.3 times the widt
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -145,11 +145,18 @@ def _shift(freedom: int) -> float:
 # --- one model ---
 
 
-def items_only(values: ArrayLike, prompt: ArrayLike, draws: int = DRAWS) -> tuple[float, float]:
-    """An interval of one model's mean over items, by a bootstrap over prompts: other items would have been drawn. Says
-    nothing about another seed, so it compares no losses."""
-    v, of = np.asarray(values, float), np.unique(np.asarray(prompt), return_inverse=True)[1]
-    total, count = np.bincount(of, v), np.bincount(of)
-    drawn = np.random.default_rng(0).integers(len(total), size=(draws, len(total)))
-    low, high = np.quantile(total[drawn].sum(1) / count[drawn].sum(1), (_tail(), 1 - _tail()))
-    return float(low), float(high)
+def items_only(
+    measure: Callable[[NDArray[np.intp]], Mapping[str, float]], prompt: ArrayLike, draws: int = 400
+) -> dict[str, tuple[float, float]]:
+    """An interval for each measure of one model's items, by a bootstrap over prompts: other items would have been
+    drawn. Says nothing about another seed, so it compares no losses. `measure` gets the places of a draw's items."""
+    of = np.unique(np.asarray(prompt), return_inverse=True)[1]
+    members = np.split(np.argsort(of, kind="stable"), np.cumsum(np.bincount(of))[:-1])
+    rng = np.random.default_rng(0)
+    found: dict[str, list[float]] = {}
+    for _ in range(draws):
+        drawn = rng.integers(len(members), size=len(members))
+        for name, value in measure(np.concatenate([members[i] for i in drawn])).items():
+            found.setdefault(name, []).append(value)
+    low, high = _tail(), 1 - _tail()
+    return {name: (float(np.nanquantile(v, low)), float(np.nanquantile(v, high))) for name, v in found.items()}

@@ -1,6 +1,7 @@
-"""A table of the papers: plan it, make what is missing, render it.
+"""Tables of the papers: plan them, make what is missing, render them.
 
     scripts/reproduce.py table=cross                        make what is missing, render to results/tables/
+    scripts/reproduce.py table=cross,bsr-5                  both, from one graph
     scripts/reproduce.py table=cross action=plan            what would run, and why
     scripts/reproduce.py table=cross action=status          where everything stands
     scripts/reproduce.py table=cross action=render          render what is there

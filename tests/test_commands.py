@@ -173,6 +173,23 @@ def test_where_everything_is_there_nothing_runs(reproduce: Command, table: actio
     assert (results / "tables" / "smoke" / "cross.md").read_text() in done.out
 
 
+def test_several_tables_are_one_graph_and_each_is_written_where_it_is_whole(
+    reproduce: Command, table: actions.Table, results: Path
+):
+    beside = actions.Table("floors", ["scale=smoke", f"run.root={results}"], [0])
+    planned = reproduce("table=cross,floors", "action=plan").out.splitlines()[-1]
+    assert planned == f"{len(table.graph | beside.graph)} to run, 0 to reuse, 0 blocked"
+    metrics = {column.metric: 0.5 for column in (*table.spec.columns, *beside.spec.columns)}
+    for made in (table.graph | beside.graph).values():
+        finish(made, metrics)
+    done = reproduce("table=cross,floors", "action=run")
+    folder = results / "tables" / "smoke"
+    assert done.code == 0 and {path.stem for path in folder.glob("*.md")} == {"cross", "floors"}
+    assert all((folder / f"{name}.md").read_text() in done.out for name in ("cross", "floors"))
+    done = reproduce("table=cross,flors", "action=plan")
+    assert done.code == 2 and "table = 'flors': no such table; did you mean 'floors'?" in done.err
+
+
 def test_changing_a_constant_of_one_loss_replans_exactly_its_branch(reproduce: Command, table: actions.Table):
     for made in table.graph.values():
         finish(made)

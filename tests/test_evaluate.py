@@ -82,3 +82,41 @@ def test_typing_errors_are_told_before_anything_runs(asked: dict[str, Any], argu
     with pytest.raises(ConfigError, match=words):
         evaluate.run(arguments)
     assert "doctor" not in asked
+
+
+# --- what is printed ---
+
+
+def test_a_draw_of_all_rows_is_the_benchmark_itself() -> None:
+    data = [{"id": "a", "chosen": "yes", "rejected": "no"}, {"id": "b", "chosen": "x", "rejected": "yy"}]
+    measure = evaluate.drawn_from("in_domain", data, [[2.0, 1.0], [0.0, 3.0]])
+    assert measure([0, 1]) == {"accuracy": 0.5, "n": 2, "ties": 0}
+    assert measure([0, 0, 0])["accuracy"] == 1.0 and measure([1, 1, 0])["accuracy"] == pytest.approx(1 / 3)
+
+
+def test_every_benchmark_of_the_world_has_intervals_about_its_metrics(tmp_path: Path) -> None:
+    from pipeline import rows, world
+    from pipeline.stages import bench
+
+    x = config.experiment(["scale=smoke"])
+    found: dict[str, Any] = {"metrics": {}, "inputs": {}}
+    examples = []
+    for name, source in x.data.benchmarks.items():
+        assert source is not None and x.world is not None
+        data = world.rows(source.part, source.n, 0, x.world)
+        (tmp_path / name / "out").mkdir(parents=True)
+        rows.write(tmp_path / name / "out", data)
+        found["inputs"][name] = {"folder": name}
+        rewards = [[float(len(text) % 7) for text in rows.responses_of(row)] for row in data]
+        examples += [{"set": name, "id": row["id"], "rewards": r} for row, r in zip(data, rewards, strict=True)]
+        scored = {row["id"]: bench.Answers(r, [[0.0] * len(r)] * len(r)) for row, r in zip(data, rewards, strict=True)}
+        found["metrics"] |= {f"{name}/{key}": value for key, value in bench.BENCHMARKS[name](data, scored).items()}
+    rows.write(tmp_path, examples, "examples")
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "examples.parquet").rename(tmp_path / "bench" / "examples.parquet")
+    spread = evaluate.intervals(tmp_path, tmp_path / "bench", found, draws=40)
+    shown = {name for name in found["metrics"] if evaluate.shown(name)}
+    assert spread.keys() == shown and {"rm_bench/total_avg_acc", "scenarios/mutual/tau"} <= shown
+    for name in ("in_domain/accuracy", "reward_bench/average", "rm_bench/total_avg_acc", "scenarios/mutual/tau"):
+        low, high = spread[name]
+        assert low < found["metrics"][name] < high

@@ -337,6 +337,22 @@ def test_one_seed_has_no_spread(root: Path):
     assert "±" not in "".join(line for line in text.splitlines() if line.startswith("|"))
 
 
+def test_a_row_of_fewer_seeds_is_paired_with_as_many_of_its_baseline(root: Path):
+    make(root)
+    whole_row, few_seeds = SPEC["rows"][0], SPEC["rows"][1] | {"label": "BSR", "seeds": 1}
+    made_of = spec(rows=[whole_row, few_seeds], baseline="BT")
+    whole = filled(root, made_of)
+    few, every = whole.cells["BSR", "accuracy"].values, whole.cells["BT", "accuracy"].values
+    assert (len(few), len(every)) == (1, 2)
+    assert whole.differences["BSR", "accuracy"].values == (few[0] - every[0],)
+    assert "Seeds 0 only: BSR." in table.markdown(whole)
+    lines = [line.split(",") for line in formats.as_csv(whole).splitlines()]
+    assert [line[2] for line in lines if line[:2] == ["BSR", "accuracy"]] == ["0"]
+    assert len(table.wanted(made_of, table.experiments(made_of, ()))) == 2 * 3 + 3
+    with pytest.raises(ConfigError, match=r"seeds = 0: is how many"):
+        spec(rows=[whole_row | {"seeds": 0}])
+
+
 def test_a_metric_is_read_from_the_manifest_of_its_stage_row_and_seed(root: Path):
     make(root)
     for (_, label), cell in filled(root).cells.items():

@@ -186,9 +186,12 @@ def frontier(of: spec.Frontier, found: Found, figure: "Figure") -> None:
     ax = figure.subplots()
     ends, colours = {}, {}
     for row, look in found.looks.items():
-        d, gain = series.frontier(found.columns(row, of.stage, "curve"), of.block)
+        if of.form == "rl":
+            d, gain = series.frontier(found.columns(row, of.stage, "curve"), of.block)
+        else:
+            d, gain = series.best_of(found.columns(row, of.stage, "examples"))
         ax.plot(d, gain, color=look["color"], marker=look["marker"], linestyle="")
-        at, curve, _ = series.fitted(d, gain)
+        at, curve, _ = series.fitted(d, gain, of.form)
         ax.plot(at, curve, color=look["color"], linestyle=look["line"])
         ends[row], colours[row] = (at[-1], curve[-1]), look["color"]
     ax.axhline(0, color=style.GREY, linewidth=0.6)

@@ -29,9 +29,10 @@ def figures(arguments: Sequence[str]) -> int:
     seeds = actions.seed_list(actions.plain_value("seeds", given["seeds"])) if "seeds" in given else None
     names = [given["figure"]] if "figure" in given else spec.names()
     wanted = [spec.figure(name, STAGES, overrides, seeds) for name in names]
+    needed = [of for of in wanted if "figure" in given or not of.spec.by_name]
     any_of = wanted[0].any
     builder = plan.Builder(STAGES, actions.store_root(any_of))
-    targets = list({node.key: node for of in wanted for node in of.nodes(builder).values()}.values())
+    targets = list({node.key: node for of in needed for node in of.nodes(builder).values()}.values())
     if action == "plan":
         plan.judge(builder.graph, targets)
         why.explain_all(builder.graph, builder.root)
@@ -39,7 +40,8 @@ def figures(arguments: Sequence[str]) -> int:
         return 0
     if action == "run":
         actions.execute(builder.graph, targets, any_of)
-    return sum(not rendered(of, builder, actions.results(any_of) / "figures") for of in wanted) and 1
+    drawn = {of.name: rendered(of, builder, actions.results(any_of) / "figures") for of in wanted}
+    return 0 if all(drawn[of.name] for of in needed) else 1
 
 
 def rendered(of: Figure, builder: plan.Builder, folder: Path) -> bool:

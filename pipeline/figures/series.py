@@ -70,15 +70,22 @@ def frontier(curves: Sequence[Columns], block: int) -> tuple[Floats, Floats]:
     return np.sqrt(np.maximum(kl, 0.0)), np.array(gold) - mean["gold"][0]
 
 
+def best_of(examples: Sequence[Columns]) -> tuple[Floats, Floats]:
+    """√KL of best-of-N and the gold reward gained over one sample, means over seeds and prompts, for each N."""
+    ns = np.unique(examples[0]["n"])
+    gold = np.mean([[seed["gold"][seed["n"] == n].mean() for n in ns] for seed in examples], axis=0)
+    return np.sqrt(best_of_n.kl(ns)), gold - gold[0]
+
+
 def blocks(values: Floats, size: int) -> list[Floats]:
     return [values[i : i + size] for i in range(0, len(values), size)]
 
 
-def fitted(d: Floats, gain: Floats) -> tuple[Floats, Floats, dict[str, float]]:
+def fitted(d: Floats, gain: Floats, form: best_of_n.Form) -> tuple[Floats, Floats, dict[str, float]]:
     """100 points of the fit, and its numbers."""
-    found = best_of_n.fit(d, gain, "rl")
+    found = best_of_n.fit(d, gain, form)
     at = np.linspace(d.max() / 100, d.max(), 100)
-    return at, at * (found["alpha"] - found["beta"] * np.log(at)), found
+    return at, at * (found["alpha"] - found["beta"] * (np.log(at) if form == "rl" else at)), found
 
 
 def reliability(delta: ArrayLike, bins: int) -> tuple[Floats, Floats]:

@@ -14,6 +14,7 @@ from pipeline.experiment import Experiment
 from pipeline.plan import Node
 from pipeline.stage import Stage, find
 from pipeline.table.cells import Cells
+from pipeline.table.spec import first
 
 FOLDER = CONF / "figure"
 BANDS = "bands reach from the smallest to the largest seed"
@@ -26,6 +27,7 @@ class Spec:
     table: str  # has the rows and the seeds
     rows: tuple[str, ...]  # labels of that table's rows
     seeds: int | None = None  # the first so many of the table's, where a stage is dear; None: all
+    by_name: bool = False  # its artefacts are dear: with all figures it is drawn if they are there, and made alone
 
     @property
     def marks(self) -> str:
@@ -133,18 +135,22 @@ class Pairs(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Frontier(Spec):
-    """Gold reward against the distance from the first policy, with the fit of Gao et al."""
+    """Gold reward against the distance from the first policy, with the fit of Gao et al.: along training, or of the
+    best of N samples."""
 
     stage: str
+    form: Literal["rl", "bon"]  # of the fit: along training, or of the best of N
     label: str
     xlabel: str
-    block: int  # steps that one point is the mean of
+    block: int = 1  # steps of training that one point is the mean of
 
     @property
     def marks(self) -> str:
+        steps = f" and {self.block} steps" if self.block > 1 else ""
+        penalty = {"rl": "β log d", "bon": "β d"}[self.form]
         return (
-            f"Marks: means over seeds and {self.block} steps; lines: least-squares fits of R(d) = d (α − β log d) to"
-            " them, with d = √KL and R(0) = 0 (Gao et al. 2022)"
+            f"Marks: means over seeds{steps}; lines: least-squares fits of R(d) = d (α − {penalty}) to them, with"
+            " d = √KL and R(0) = 0 (Gao et al. 2022)"
         )
 
 
@@ -240,10 +246,11 @@ def figure(
     spec = load(name, stages)
     whole = table.load(spec.table, stages, seeds, overrides)
     of = {row.label: row for row in whole.rows}
+    rows = tuple(of[label] for label in spec.rows if label in of)
     read = table.Spec(
         title=spec.title,
-        seeds=whole.seeds[: spec.seeds],
-        rows=tuple(of[label] for label in spec.rows if label in of),
+        seeds=first(whole.seeds, spec.seeds, *(row.seeds for row in rows)),
+        rows=rows,
         columns=tuple(table.Column(label=stage, stage=stage, metric="") for stage in spec.stages),
         set=whole.set,
         scales=whole.scales,

@@ -79,7 +79,7 @@ def experiments(spec: Spec, overrides: Sequence[str]) -> Cells:
                 taken.add(key)
         same: dict[str, Experiment] = {}  # most columns ask for the same
         for column in spec.columns:
-            for seed in spec.seeds_of(column):
+            for seed in spec.seeds_of(row, column):
                 settings = {**by_row, **(column.set or {}), "seed": seed}
                 key = str(settings)
                 same[key] = same.get(key) or config.experiment(mine, settings)
@@ -97,7 +97,7 @@ def wanted(spec: Spec, made: Cells) -> list[tuple[str, Experiment]]:
         for r in spec.rows
         for c in spec.columns
         if c.stage is not None and exists(r, c)
-        for s in spec.seeds_of(c)
+        for s in spec.seeds_of(r, c)
     ]
 
 
@@ -111,7 +111,7 @@ def fill(name: str, spec: Spec, made: Cells, stages: Mapping[str, Stage], root: 
     cells = {}
     for row in spec.rows:
         for column in spec.columns:
-            of = [made[row.label, column.label, seed] for seed in spec.seeds_of(column)]
+            of = [made[row.label, column.label, seed] for seed in spec.seeds_of(row, column)]
             cells[row.label, column.label] = cell(row, column, of, builder)
     differences = {
         (row.label, column): difference(label, cells[row.label, column], cells[label, column])
@@ -164,5 +164,6 @@ def replica(x: Experiment) -> int:
 def difference(label: str, own: Cell, baseline: Cell) -> Difference:
     from pipeline import stats  # SciPy: a plan or an empty table needs none
 
-    values = tuple(a - b for a, b in zip(own.values, baseline.values, strict=True))
-    return Difference(label, values, stats.estimate(values, own.replicas) if len(values) > 1 else None)
+    values = tuple(a - b for a, b in zip(own.values, baseline.values, strict=False))  # the seeds that both have
+    replicas = own.replicas[: len(values)]
+    return Difference(label, values, stats.estimate(values, replicas) if len(values) > 1 else None)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline import store
 from pipeline.table.cells import PUBLISHED_ONLY, Cell, Difference, Table
-from pipeline.table.spec import Column, Published, RowSpec
+from pipeline.table.spec import Column, Published, RowSpec, Spec, first
 
 SHOWN_REASONS = 4
 
@@ -64,9 +64,11 @@ def notes(table: Table) -> Iterator[str]:
     spec = table.spec
     seeds = f", seeds {', '.join(map(str, spec.seeds))}; mean ± standard deviation over seeds"
     yield f"{spec.title}. Scale `{table.size}`{seeds if any(c.stage for c in spec.columns) else ''}."
-    fewer = [c for c in spec.columns if spec.seeds_of(c) != spec.seeds]
-    if fewer:
-        yield f"Seeds {', '.join(map(str, spec.seeds_of(fewer[0])))} only: {', '.join(c.label for c in fewer)}."
+    fewer: dict[tuple[int, ...], list[str]] = {}
+    for part in (*spec.rows, *spec.columns):
+        if (seeds := first(spec.seeds, part.seeds)) != spec.seeds and getattr(part, "stages", None) != ():
+            fewer.setdefault(seeds, []).append(part.label)
+    yield from (f"Seeds {', '.join(map(str, seeds))} only: {', '.join(labels)}." for seeds, labels in fewer.items())
     yield from how_compared(table)
     sources = {f"{p.source} [{p.mark}]" for cells in (spec.published or {}).values() for p in cells.values()}
     yield from [f"Published: {'; '.join(sorted(sources))}."] if sources else []
@@ -170,9 +172,9 @@ def as_csv(table: Table) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "column", "seed", "value", "key"])
-    seeds = {c.label: table.spec.seeds_of(c) for c in table.spec.columns}
+    seeds = seeds_by_cell(table.spec)
     for (row, column), value in table.cells.items():
-        for seed, number, node in zip(seeds[column], value.values, value.nodes, strict=False):
+        for seed, number, node in zip(seeds[row, column], value.values, value.nodes, strict=False):
             writer.writerow([row, column, seed, repr(number), node.key])
     return text.getvalue()
 
@@ -186,7 +188,7 @@ def as_json(table: Table) -> str:
         for row in spec.rows
         for column in spec.columns
     }
-    seeds = {c.label: spec.seeds_of(c) for c in spec.columns}
+    seeds = seeds_by_cell(spec)
     cells = [
         {
             "row": row,
@@ -194,7 +196,7 @@ def as_json(table: Table) -> str:
             "set": settings[row, column],
             "values": value.values,
             **({} if value.setting is None else {"setting": value.setting}),
-            "seeds": seeds[column] if value.nodes else [],
+            "seeds": seeds[row, column] if value.nodes else [],
             "sft_models": value.replicas,
             "keys": [n.key for n in value.nodes],
             "artefacts": [f"{n.stage.name}/{n.folder.name}" for n in value.nodes],
@@ -209,6 +211,10 @@ def as_json(table: Table) -> str:
     head = {"table": table.name, "title": spec.title, "scale": table.size, "baseline": spec.baseline}
     head |= {"columns": [json_column(column) for column in spec.columns], "notes": list(notes(table))}
     return json.dumps({**head, "cells": cells}, indent=1) + "\n"
+
+
+def seeds_by_cell(spec: Spec) -> dict[tuple[str, str], tuple[int, ...]]:
+    return {(row.label, column.label): spec.seeds_of(row, column) for row in spec.rows for column in spec.columns}
 
 
 def json_column(column: Column) -> dict[str, Any]:

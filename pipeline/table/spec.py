@@ -28,7 +28,11 @@ class RowSpec:
     set: dict[str, Constant]  # group: option, or dotted key: value
     stages: tuple[str, ...] | None = None  # where a row exists only for some stages; None: all; []: published only
     baseline: str | None = None  # the row that this one is compared with, where it is not the table's
+    seeds: int | None = None  # the first so many of the table's; None: all
     scales: tuple[str, ...] | None = None  # where the row exists; None: at all
+
+    def __post_init__(self) -> None:
+        check_number(self.seeds)
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,11 @@ class Column:
         for name in ("stage", "metric", "minus") if self.setting is not None else ():
             value = getattr(self, name)
             check(value is None, name, value, "has no meaning beside setting; remove it")
-        check(self.seeds is None or self.seeds > 0, "seeds", self.seeds, "is how many, at least 1; or null for all")
+        check_number(self.seeds)
+
+
+def check_number(seeds: int | None) -> None:
+    check(seeds is None or seeds > 0, "seeds", seeds, "is how many, at least 1; or null for all")
 
 
 @dataclass(frozen=True)
@@ -127,13 +135,18 @@ class Spec:
         settings = {**(self.set or {}), **(self.at or {}).get(size, {})}
         return replace(self, rows=rows, columns=columns, published=published, primary=primary, set=settings, at=None)
 
-    def seeds_of(self, column: Column) -> tuple[int, ...]:
-        return self.seeds[: column.seeds]
+    def seeds_of(self, row: RowSpec, column: Column) -> tuple[int, ...]:
+        return first(self.seeds, row.seeds, column.seeds)
 
     def baseline_of(self, row: RowSpec) -> str | None:
         """The row that a row is compared with; none for what is a baseline itself."""
         label = row.baseline or self.baseline
         return None if label == row.label else label
+
+
+def first(seeds: tuple[int, ...], *numbers: int | None) -> tuple[int, ...]:
+    """As many as every number allows."""
+    return seeds[: min(n for n in (len(seeds), *numbers) if n is not None)]
 
 
 def _known(key: str, labels: Iterable[str], known: Sequence[str]) -> None:

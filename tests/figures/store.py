@@ -44,7 +44,9 @@ def files(stage: str, rng: np.random.Generator) -> Iterator[tuple[str, Any]]:
     def of_each(groups: Iterable[Any], column: str, *names: str) -> list[dict[str, Any]]:
         return [{**row, column: group} for group in groups for row in some(9, *names)]
 
-    if stage == "rm":
+    if stage == "best_of_n":
+        yield "examples.json", [{**row, "n": n} for n in (1, 2, 4, 8) for row in some(3, "gold")]
+    elif stage == "rm":
         yield "steps.json", some(20, "head_norm")
         yield "probe_steps.json", of_each(SETS, "set", "tau")
     elif stage == "dynamics":

@@ -151,6 +151,19 @@ def test_what_is_missing_is_named_and_the_others_are_drawn(
     assert {path.stem for path in (tmp_path / "figures" / "smoke").iterdir()} == {"head-norm"}
 
 
+def test_what_is_dear_is_made_only_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(spec, "names", lambda: ["best-of-n", "head-norm"])
+    asked: list[str] = []
+    monkeypatch.setattr(make.actions, "execute", lambda graph, targets, of: asked.extend(n.stage.name for n in targets))
+    store.fill(tmp_path / "runs", store.figure("head-norm", f"run.root={tmp_path}"))
+    given = ["scale=smoke", f"run.root={tmp_path}", "seeds=[0,1]"]
+    assert make.figures(given) == 0 and set(asked) == {"rm"}
+    assert capsys.readouterr().out.splitlines()[0].startswith("best-of-n: not made yet: best_of_n/bt-s0")
+    assert make.figures([*given, "figure=best-of-n"]) == 1 and set(asked) == {"rm", "best_of_n"}
+
+
 def test_what_cannot_be_shown_is_a_reason_and_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     of = store.figure("scenarios", seeds=[0])
     monkeypatch.setattr(store, "metrics", lambda of, rng: {"scenarios/prompt/tau": 0.5})

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline import rows
 from pipeline.figures import series
+from pipeline.metrics.best_of_n import Form
 
 
 def test_columns_come_from_either_kind_of_file(tmp_path: Path):
@@ -54,11 +55,19 @@ def test_a_frontier_starts_from_the_first_step():
     assert below.tolist() == [0.0]
 
 
-def test_the_fit_of_gao_is_drawn_where_it_was_planted():
+def test_the_best_of_n_gains_over_one_sample():
+    one, other = [1.0, 3.0, 2.0, 6.0], [0.0, 0.0, 2.0, 4.0]
+    d, gain = series.best_of([{"n": np.array([1, 1, 4, 4]), "gold": np.array(gold)} for gold in (one, other)])
+    assert d.tolist() == pytest.approx([0.0, math.sqrt(math.log(4) - 0.75)])
+    assert gain.tolist() == pytest.approx([0.0, ((4 - 2) + (3 - 0)) / 2])
+
+
+@pytest.mark.parametrize(("form", "penalty"), [("rl", math.log(2)), ("bon", 2.0)])
+def test_the_fit_of_gao_is_drawn_where_it_was_planted(form: Form, penalty: float):
     d = np.linspace(0.1, 2, 9)
-    at, curve, found = series.fitted(d, d * (0.5 - 0.3 * np.log(d)))
+    at, curve, found = series.fitted(d, d * (0.5 - 0.3 * (np.log(d) if form == "rl" else d)), form)
     assert (found["alpha"], found["beta"]) == pytest.approx((0.5, 0.3)) and at[-1] == 2.0
-    assert curve[-1] == pytest.approx(2 * (0.5 - 0.3 * math.log(2)))
+    assert curve[-1] == pytest.approx(2 * (0.5 - 0.3 * penalty))
 
 
 def test_reliability_by_hand():
