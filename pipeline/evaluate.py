@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 OWN = ("rm", "bench")
 BEST_OF_N = "best_of_n"
+COUNTS = ("n", "ties")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -93,6 +94,6 @@ def drawn_from(
         drawn = [(data[i] | {"id": str(place)}, rewards[i]) for place, i in enumerate(at)]
         scored = {row["id"]: Answers(list(of), [[0.0] * len(of)] * len(of)) for row, of in drawn}
         found = BENCHMARKS[name]([row for row, _ in drawn], scored)
-        return {key: value for key, value in found.items() if shown(f"{name}/{key}")}
+        return {key: value for key, value in found.items() if shown(f"{name}/{key}") and key not in COUNTS}
 
     return measure
