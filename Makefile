@@ -34,7 +34,9 @@ smoke: .venv/ready ## The whole chain in its smallest size, and facts that must 
 comma := ,
 space := $(subst ,, )
 # FULL=1: every table, and what claims and figures ask for beside them.
-EVERY := $(filter-out ceiling floors noise planted planted_bsr,$(basename $(notdir $(wildcard conf/table/*.yaml)))) $(MICRO)
+ALL := $(basename $(notdir $(wildcard conf/table/*.yaml)))
+GRID := $(if $(filter paper,$(SCALE)),normbt-grid)
+EVERY := $(strip $(filter-out ceiling floors noise normbt-grid planted planted_bsr,$(ALL)) $(MICRO) $(GRID))
 PLAN := $(if $(FULL),$(EVERY),cross bsr-3 bsr-5 normbt-1a coupling $(MICRO))
 
 reproduce: .venv/ready ## Data, SFT, reward models, policies, tables, figures, claims: results/report.html
@@ -48,6 +50,9 @@ reproduce-table-%: .venv/ready ## One table, e.g. reproduce-table-cross
 
 plan-%: .venv/ready ## What a table would run, and why
 	$(TABLES) table=$* action=plan
+
+settings: .venv/ready ## What TABLE is made with, and who says so: the papers, their code, we
+	@$(TABLES) table=$(TABLE) action=settings
 
 submit-%: .venv/ready ## What a table lacks, as jobs of SLURM; conf/cluster/$(CLUSTER).yaml says how. Then this is done
 	$(TABLES) table=$* cluster=$(CLUSTER)
@@ -151,4 +156,4 @@ clean-runs: ## Delete results/runs; say YES=1
 	@[ "$(YES)" = 1 ] || { du -sh results/runs 2>/dev/null || true; echo "make clean-runs YES=1 deletes it"; exit 1; }
 	rm -rf results/runs
 
-.PHONY: help setup smoke reproduce status wait logs cancel retry doctor-slurm render claims report verify-scorers sft rm rloo eval best-of-n doctor score audit alpaca card try verify gc wandb-sync test test-slow test-slurm lint bench docs readme clean-runs figures
+.PHONY: help setup smoke reproduce settings status wait logs cancel retry doctor-slurm render claims report verify-scorers sft rm rloo eval best-of-n doctor score audit alpaca card try verify gc wandb-sync test test-slow test-slurm lint bench docs readme clean-runs figures

@@ -23,7 +23,7 @@ from pipeline.stages import STAGES
 QUEUE_ACTIONS = ("wait", "logs", "cancel", "retry")  # on what was submitted
 CLAIM_ACTIONS = ("render", "plan", "run", "status", "wait")
 STAGE_ACTIONS = ("plan", "run", "status", *QUEUE_ACTIONS)
-TABLE_ACTIONS = (*STAGE_ACTIONS, "render", "facts", "explain", "gc", "verify")
+TABLE_ACTIONS = (*STAGE_ACTIONS, "render", "settings", "facts", "explain", "gc", "verify")
 
 
 @contextmanager
@@ -69,6 +69,10 @@ def reproduce(arguments: Sequence[str]) -> int:
         return wanted.run()
     if action == "render":
         return wanted.render()
+    if action == "settings":
+        for each in wanted.each:
+            say(table.setting_lines(each.name, each.spec, each.made, overrides, each.graph))
+        return 0
     if action == "facts":
         return hold(wanted.graph)
     if action == "gc":
@@ -148,7 +152,7 @@ class Table:
     """A table with its graph."""
 
     def __init__(self, name: str, overrides: Sequence[str], seeds: Sequence[int] | None = None):
-        self.name = name
+        self.name, self.overrides = name, overrides
         self.spec = table.load(name, STAGES, seeds, overrides)
         self.made = table.experiments(self.spec, overrides)
         self.any = next(iter(self.made.values()))  # run and log settings are the same for all
@@ -168,7 +172,9 @@ class Table:
         return self.built[1]
 
     def filled(self) -> table.Table:
-        return table.fill(self.name, self.spec, self.made, STAGES, self.root)
+        shows = any(column.setting for column in self.spec.columns)
+        said = table.sources(self.name, self.spec, self.made, self.overrides) if shows else None
+        return table.fill(self.name, self.spec, self.made, STAGES, self.root, said)
 
     def render(self) -> None:
         filled = self.filled()

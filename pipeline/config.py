@@ -143,9 +143,9 @@ def experiment(overrides: Sequence[str] = (), settings: Mapping[str, Any] | None
     return from_values(plain_values(overrides, settings or {}))
 
 
-def size(overrides: Sequence[str]) -> str:
-    """The name of the scale that the overrides choose."""
-    return experiment([o for o in overrides if o.startswith("scale=")]).size
+def scale(overrides: Sequence[str]) -> Experiment:
+    """What the scale that the overrides choose says, they themselves about seeds included."""
+    return experiment([o for o in overrides if o.startswith(("scale=", "most_seeds="))])
 
 
 def plain_values(overrides: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,9 +154,8 @@ def plain_values(overrides: Sequence[str], settings: Mapping[str, Any]) -> dict[
         if option not in groups()[group]:
             raise ConfigError(group, option, f"no such option; {closest(str(option), groups()[group])}")
     kept = [o for o in overrides if o.split("=", 1)[0] not in choices]
-    swapped = {
-        group for group, option in choices.items() if "dialect" not in choices and swappable(group, option, kept)
-    }
+    asked = [*kept, *(f"{group}={choices[group]}" for group in ("scale", "dialect") if group in choices)]
+    swapped = {group for group, option in choices.items() if swappable(group, option, asked)}
     slow = [f"{group}={option}" for group, option in choices.items() if group not in swapped]
     values = json.loads(compose((*kept, *slow)))
     for group in swapped:
@@ -174,12 +173,14 @@ def swappable(group: str, option: object, overrides: Sequence[str]) -> bool:
     plain_file = not any(mark in text for mark in ("defaults:", "@package", "${"))
     presets = any(group in load_yaml(path) for path in (CONF / "scale").glob("*.yaml"))
     spoken = any(o.startswith((f"{group}.", "dialect=")) for o in overrides)
-    return plain_file and not presets and not spoken
+    scales = [o.removeprefix("scale=") for o in overrides if o.startswith("scale=")]
+    tuned = group == "loss" and any((CONF / "scale" / "loss" / f"{s}_{option}.yaml").exists() for s in scales)
+    return plain_file and not presets and not spoken and not tuned
 
 
 def from_values(values: Mapping[str, Any]) -> Experiment:
     """The experiment from composed plain values."""
-    loss = whole_loss(values["loss"], values["dialect"])
+    loss = whole_loss(values["loss"], (f"scale/loss/{values['size']}", f"dialect/loss/{values['dialect']}"))
     check_loss(loss)
     check_constants(loss)
     made = build(Experiment, {**values, "loss": loss})
@@ -188,16 +189,16 @@ def from_values(values: Mapping[str, Any]) -> Experiment:
     return made
 
 
-def whole_loss(loss: Mapping[str, Any], dialect: str, at: str = "loss") -> dict[str, Any]:
-    """A name in `of` stands for all that the file of that loss says, and the dialect's beside it: loss=norm_bt
-    loss.of=hinge."""
+def whole_loss(loss: Mapping[str, Any], beside: Sequence[str], at: str = "loss") -> dict[str, Any]:
+    """A name in `of` stands for all that the file of that loss says, and the scale's and the dialect's beside it:
+    loss=norm_bt loss.of=hinge."""
     of = loss.get("of")
     if isinstance(of, str):
         if of not in groups()["loss"]:
             raise ConfigError(f"{at}.of", of, f"no such loss; {closest(of, groups()['loss'])}")
-        own = CONF / "dialect" / "loss" / f"{dialect}_{of}.yaml"
-        of = load_yaml(CONF / "loss" / f"{of}.yaml") | (load_yaml(own) if own.exists() else {})
-    return {**loss, "of": whole_loss(of, dialect, f"{at}.of")} if isinstance(of, Mapping) else dict(loss)
+        files = [CONF / "loss" / f"{of}.yaml", *(CONF / f"{name}_{of}.yaml" for name in beside)]
+        of = {key: value for file in files if file.exists() for key, value in load_yaml(file).items()}
+    return {**loss, "of": whole_loss(of, beside, f"{at}.of")} if isinstance(of, Mapping) else dict(loss)
 
 
 def check_loss(loss: Mapping[str, Any], at: str = "loss") -> None:

@@ -460,6 +460,7 @@ class Experiment:
     size: str  # the scale's name, for output folders; no stage reads it
     dialect: str  # its option's name: whose constants a loss has by default (conf/dialect/loss/)
     seed: int  # pairs, evaluation items, head, order, RLOO
+    most_seeds: int | None  # of a table's or a claim's, the first so many; None: all. No stage reads it
     replicas: int  # SFT models; seed i starts from replica i % replicas, whatever the loss
     model: Model
     world: World | None
@@ -483,6 +484,8 @@ class Experiment:
     source: Source | None = None  # what this chain's `data` stage loads; set by the stage that needs it
 
     def __post_init__(self) -> None:
+        most = self.most_seeds
+        check(most is None or most >= 1, "most_seeds", most, "must be at least 1, or null for all")
         check(self.replicas >= 1, "replicas", self.replicas, "must be at least 1")
         check("name" in self.loss, "loss.name", None, "a loss names its function in pipeline/losses.py")
         at, part, batch = "loss", self.loss, self.rm.batch

@@ -89,8 +89,8 @@ def margin(s: PairScores) -> Tensor:
 
     ∂ℓ/∂Δ = −σ(m − Δ): it pulls until Δ has passed m.
 
-    Baseline of NormBT, with the data's own margins [paper]; this form is the one in the code NormBT seems to be built
-    on [inferred]. The authors' code of BSR knows one constant m for all pairs, which no recipe sets [code].
+    Baseline of NormBT, with the data's own margins [second-hand]; this form is the one in the code NormBT seems to be
+    built on [inferred]. The authors' code of BSR knows one constant m for all pairs, which no recipe sets [code].
     """
     return -F.logsigmoid(s.delta - s.m)
 
@@ -100,7 +100,7 @@ def margin_out(s: PairScores) -> Tensor:
 
     ∂ℓ/∂Δ = −m₊ σ(−Δ): BT's, in proportion to the margin; a pair with none teaches nothing.
 
-    Baseline of NormBT [paper], which is not known to define it; this is the scaled BT of HelpSteer2-Preference
+    Baseline of NormBT [second-hand], which is not known to define it; this is the scaled BT of HelpSteer2-Preference
     [inferred]. Negative margins (labels that contradict them) count as 0, else there were no lower bound [ours].
     """
     return -s.m.clamp_min(0) * F.logsigmoid(s.delta)
@@ -111,7 +111,7 @@ def label_smoothing(s: PairScores, *, alpha: float) -> Tensor:
 
     ∂ℓ/∂Δ = α − σ(−Δ): it changes sign where the model is surer than 1 − α.
 
-    Baseline of NormBT [paper]; form and α from the code it seems to be built on [inferred].
+    Baseline of NormBT [second-hand]; form and α from the code it seems to be built on [inferred].
     """
     return -(1 - alpha) * F.logsigmoid(s.delta) - alpha * F.logsigmoid(-s.delta)
 

@@ -38,8 +38,8 @@ make rm ARGS='loss=norm_bt "loss.of={{name: hinge, margin: 2}}"'
 the same but for two: it takes the logarithm of σ in DR, which is −∞ in fp32 below r = −103, and its centring lacks the
 square, so that it cannot run. Its constant margin, which no recipe sets, is not here.
 
-Marks: [paper] its text, [code] its authors' code, [inferred], [ours]. BSR is
-[arXiv 2505.07271](https://arxiv.org/abs/2505.07271), NormBT [arXiv 2512.06343](https://arxiv.org/abs/2512.06343).
+Marks: [paper] its text, [code] its authors' code, [second-hand] who quotes it, [third party] who built it again,
+[inferred], [ours]. BSR is [arXiv 2505.07271](https://arxiv.org/abs/2505.07271), NormBT [arXiv 2512.06343](https://arxiv.org/abs/2512.06343).
 
 {sections}
 

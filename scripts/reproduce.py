@@ -5,6 +5,7 @@
     scripts/reproduce.py table=cross action=plan            what would run, and why
     scripts/reproduce.py table=cross action=status          where everything stands
     scripts/reproduce.py table=cross action=render          render what is there
+    scripts/reproduce.py table=cross action=settings        what it is made with, and who says so
     scripts/reproduce.py table=cross action=facts           check what must hold at any size
     scripts/reproduce.py table=cross action=explain key=…   everything about one artefact
     scripts/reproduce.py table=cross action=gc [yes=true]   what no table reaches; with yes=true deleted

@@ -72,7 +72,8 @@ def ask(
     claims: Mapping[str, Claim], overrides: Sequence[str], stages: Stages, seeds: Sequence[int] | None = None
 ) -> dict[str, Asked]:
     """Overrides reach all claims; what a claim sets cannot be set from outside as well."""
-    size = config.size(overrides)
+    scale = config.scale(overrides)
+    size = scale.size
     parts = {
         name: settings(claim, overrides, stages) if claim.scales is None or size in claim.scales else []
         for name, claim in claims.items()
@@ -90,7 +91,7 @@ def ask(
 
     asked = {}
     for name, claim in claims.items():
-        claim = replace(claim, seeds=tuple(seeds)) if seeds else claim
+        claim = replace(claim, seeds=tuple(seeds) if seeds else claim.seeds[: scale.most_seeds])
         each = {(i, seed): made({**part, "seed": seed}) for i, part in enumerate(parts[name]) for seed in claim.seeds}
         asked[name] = Asked(claim, each, size)
     return asked

@@ -5,7 +5,7 @@ interval is that of pipeline/stats.py.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from pipeline.config import closest, groups
 from pipeline.errors import ConfigError, check
 from pipeline.experiment import Experiment, Scalar
 from pipeline.plan import Node
+from pipeline.provenance import Said
 from pipeline.stage import Stage, plain
 from pipeline.table.spec import Column, RowSpec, Spec
 
@@ -32,6 +33,7 @@ class Cell:
     replicas: tuple[int, ...] = ()  # each seed's SFT model
     examples: tuple[str, ...] = ()  # files of the store with what the metric is made of
     setting: Scalar = None  # of a column that shows one
+    mark: str | None = None  # who says it
 
 
 @dataclass(frozen=True)
@@ -105,14 +107,24 @@ def exists(row: RowSpec, column: Column) -> bool:
     return row.stages is None or column.stage in row.stages or (column.setting is not None and row.stages != ())
 
 
-def fill(name: str, spec: Spec, made: Cells, stages: Mapping[str, Stage], root: Path) -> Table:
-    """The cells, from manifests alone."""
+def fill(
+    name: str,
+    spec: Spec,
+    made: Cells,
+    stages: Mapping[str, Stage],
+    root: Path,
+    said: Mapping[str, Mapping[str, Said | None]] | None = None,
+) -> Table:
+    """The cells, from manifests alone. `said`: who says the settings that columns show, by row."""
     builder = plan.Builder(stages, root)
     cells = {}
     for row in spec.rows:
         for column in spec.columns:
             of = [made[row.label, column.label, seed] for seed in spec.seeds_of(row, column)]
             cells[row.label, column.label] = cell(row, column, of, builder)
+            who = (said or {}).get(row.label, {}).get(column.setting or "")
+            if who is not None:
+                cells[row.label, column.label] = replace(cells[row.label, column.label], mark=who.mark)
     differences = {
         (row.label, column): difference(label, cells[row.label, column], cells[label, column])
         for row in spec.rows

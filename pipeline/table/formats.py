@@ -22,7 +22,8 @@ def shown(value: Cell, column: Column) -> str:
     if value.missing is not None:
         return "–"
     if column.setting is not None:
-        return f"{value.setting:g}" if isinstance(value.setting, float) else str(value.setting)
+        text = f"{value.setting:g}" if isinstance(value.setting, float) else str(value.setting)
+        return text if value.mark is None else f"{text} [{value.mark}]"
     mean = statistics.fmean(value.values)
     text = f"{mean:.{column.digits}f}"
     return text if len(value.values) == 1 else f"{text} ± {statistics.stdev(value.values):.{column.digits}f}"
@@ -195,7 +196,7 @@ def as_json(table: Table) -> str:
             "column": column,
             "set": settings[row, column],
             "values": value.values,
-            **({} if value.setting is None else {"setting": value.setting}),
+            **({} if value.setting is None else {"setting": value.setting, "mark": value.mark}),
             "seeds": seeds[row, column] if value.nodes else [],
             "sft_models": value.replicas,
             "keys": [n.key for n in value.nodes],

@@ -2,17 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from pipeline import config
 from pipeline.config import CONF, build, closest, groups
 from pipeline.errors import ConfigError, check
 from pipeline.experiment import Constant
+from pipeline.provenance import Mark
 from pipeline.stage import Stage, find
 
 FOLDER = CONF / "table"
-# Who says something: the authors' paper or code; somebody who quotes them; somebody who ran it; we, from these; we
-Mark = Literal["paper", "code", "second-hand", "third party", "inferred", "ours"]
 
 
 @dataclass(frozen=True)
@@ -176,6 +174,7 @@ def load(
 ) -> Spec:
     """The table at the scale that the overrides choose."""
     spec = read(name, stages)
+    scale = config.scale(overrides)
     if not spec.same_at_every_scale:
-        spec = spec.at_scale(config.size(overrides))
-    return replace(spec, seeds=tuple(seeds)) if seeds else spec
+        spec = spec.at_scale(scale.size)
+    return replace(spec, seeds=tuple(seeds) if seeds else spec.seeds[: scale.most_seeds])
