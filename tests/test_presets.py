@@ -60,7 +60,7 @@ def test_constants_of_a_loss_at_a_scale_reach_it_wherever_it_stands(loss: str, d
 
 
 def test_lambda_is_the_papers_at_its_scale():
-    assert {scale: experiment((f"scale={scale}", "loss=bsr")).loss["coef"] for scale in SCALES} == {
+    assert {scale: experiment((f"scale={scale}",), {"loss": "bsr"}).loss["coef"] for scale in SCALES} == {
         "micro": 1e-2, "smoke": 1e-2, "small": 1e-2, "paper": 1e-3
     }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Every value of a preset says who says so, and the comments of conf/ are read as they stand."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def tables(scale: str) -> list[str]:
     return [name for name in table.names() if scale in (table.read(name, STAGES).scales or (scale,))]
 
 
+@cache
 def of_table(name: str, scale: str) -> dict[str, dict[str, Said | None]]:
     overrides = (f"scale={scale}",)
     spec = table.load(name, STAGES, overrides=overrides)
