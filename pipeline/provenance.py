@@ -86,14 +86,27 @@ def said(path: Path, key: str) -> Said | None:
 
 
 def gives(path: Path, key: str) -> bool:
-    return path.exists() and any(key == own or key.startswith(f"{own}.") for own in leaves(load_yaml(path)))
+    """Its value, or that of what it is part of."""
+    while key and key not in given(path):
+        key = key.rpartition(".")[0]
+    return bool(key)
+
+
+@cache
+def given(path: Path) -> frozenset[str]:
+    return frozenset(leaves(load_yaml(path)) if path.exists() else ())
+
+
+@cache
+def defaults(path: Path) -> tuple[Any, ...]:
+    return tuple(load_yaml(path).get("defaults", ()))
 
 
 def of_option(path: Path, key: str) -> Said | None:
     """What an option's file says, or those that it takes in."""
     if gives(path, key):
         return said(path, key)
-    for entry in load_yaml(path).get("defaults", []):
+    for entry in defaults(path):
         if isinstance(entry, str) and entry != "_self_":
             return of_option(path.with_stem(entry), key)
         name, option = next(iter(entry.items())) if isinstance(entry, Mapping) else ("", "")
@@ -115,7 +128,7 @@ def choices(overrides: Sequence[str], settings: Settings) -> dict[str, tuple[str
 
 def chosen_in(path: Path) -> dict[str, tuple[str, Said | None]]:
     found = {}
-    for entry in load_yaml(path).get("defaults", []):
+    for entry in defaults(path):
         for name, option in entry.items() if isinstance(entry, Mapping) else ():
             group = name.removeprefix("override ").removeprefix("/")
             found |= {group: (option, said(path, f"defaults.{group}"))} if group in groups() else {}

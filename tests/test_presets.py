@@ -23,7 +23,7 @@ def test_every_table_composes_at_every_scale_where_it_has_a_meaning(name: str, s
         with pytest.raises(ConfigError, match="has a meaning at"):
             table.load(name, STAGES, overrides=overrides)
         return
-    spec = table.load(name, STAGES, overrides=overrides)
+    spec = table.load(name, STAGES, [0], overrides)
     made = table.experiments(spec, overrides)
     assert {x.size for x in made.values()} == {scale}
     graph, targets = plan.build(STAGES, Path("/nowhere"), table.wanted(spec, made))

@@ -34,7 +34,7 @@ def tables(scale: str) -> list[str]:
 @cache
 def of_table(name: str, scale: str) -> dict[str, dict[str, Said | None]]:
     overrides = (f"scale={scale}",)
-    spec = table.load(name, STAGES, overrides=overrides)
+    spec = table.load(name, STAGES, [0], overrides)
     return table.sources(name, spec, table.experiments(spec, overrides), overrides)
 
 
