@@ -16,7 +16,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from pipeline import chat
+from pipeline import chat, hub
 from pipeline.errors import check
 from pipeline.experiment import Model
 from pipeline.world import tokenizer as world_tokenizer
@@ -27,17 +27,18 @@ FAMILIES: dict[str, tuple[type, type]] = {
 }
 
 
-def make(model: Model, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model that SFT starts from, and its tokenizer."""
+def make(model: Model, seed: int, root: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model that SFT starts from, and its tokenizer. root: of hub models (hub.py)."""
     if model.source == "tiny":
         tokenizer = tiny_tokenizer(model)
         return tiny(model, tokenizer, seed), tokenizer
     assert model.id is not None, "Model checks it"
-    tokenizer = AutoTokenizer.from_pretrained(model.id, revision=model.revision)
+    folder = hub.model(model.id, model.revision, root).folder
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     if model.template == "zephyr":
         tokenizer.chat_template = chat.ZEPHYR
     check(bool(tokenizer.chat_template), "model.template", None, f"{model.id} has no template of its own: say zephyr")
-    return AutoModelForCausalLM.from_pretrained(model.id, revision=model.revision, dtype=torch.float32), tokenizer
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), tokenizer
 
 
 def tiny_tokenizer(model: Model) -> PreTrainedTokenizerBase:

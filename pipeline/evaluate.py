@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     check(bool(own.get("rm")), "rm", own.get("rm"), "required; say rm=... (a folder or a hub id)")
     config.check_first_names(rest, OWN)
     wanted = chosen(config.experiment(rest), own.get("bench"))
-    folder = external.find(own["rm"])
+    folder = external.find(own["rm"], config.experiment(rest).hub.root)
     health = subprocess.run([sys.executable, PROJECT / "scripts" / "doctor.py", f"rm={folder}"]).returncode
     if health == 2:  # it cannot be loaded
         return health

@@ -337,6 +337,14 @@ class External:
 
 
 @dataclass(frozen=True)
+class Hub:
+    """Where models and data sets of the hub come from."""
+
+    # a folder, relative to the project, with models/ORG/NAME and datasets/ORG/NAME; None: the hub, through its cache
+    root: str | None = None
+
+
+@dataclass(frozen=True)
 class Endpoint:
     """Where a judge of kind=openai is asked. The same judge.id must mean the same model wherever it is served."""
 
@@ -480,6 +488,7 @@ class Experiment:
     run: Run
     log: Log
     cluster: Cluster
+    hub: Hub = field(default_factory=Hub)
     external: External | None = None  # instead of a reward model trained here
     source: Source | None = None  # what this chain's `data` stage loads; set by the stage that needs it
 

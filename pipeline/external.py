@@ -10,14 +10,13 @@ from pipeline.store import sha256
 READ = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")  # by whoever loads a model and its tokenizer
 
 
-def find(rm: str) -> Path:
-    """The folder of a reward model: a folder, or a hub id, perhaps id@revision."""
+def find(rm: str, root: str | None = None) -> Path:
+    """The folder of a reward model: a folder, or a hub id, perhaps id@revision; under the root, if there is one."""
     id, _, revision = (rm, "", "") if Path(rm).is_dir() else rm.partition("@")
     try:
-        folder = hub.model(id, revision or None)
-    except (OSError, ValueError) as e:  # whatever the hub's client says: no such model, no access, no network
-        reason = next(iter(str(e).strip().splitlines()), type(e).__name__)
-        raise ConfigError("rm", rm, f"neither a folder nor a model that the hub gives: {reason}") from e
+        folder = hub.model(id, revision or None, root).folder
+    except ConfigError as e:
+        raise ConfigError("rm", rm, f"neither a folder nor a model that the hub gives: {e.remedy}") from e
     check((folder / "config.json").is_file(), "rm", rm, "has no config.json: name a model's own folder")
     return folder
 

@@ -85,10 +85,12 @@ def plain(value: Any) -> Any:
 
 
 def identity(stage: Stage, sections: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """The key: 16 hex digits of a hash over stage, version, what is read, and the inputs' keys."""
+    """The key: 16 hex digits of a hash over stage, version, what is read, and the inputs' keys. A section that says
+    nothing moves no key."""
+    said = {name: section for name, section in sections.items() if section != {}}
     assert not set(stage.reads) & set(NEVER_HASHED), f"{stage.name} reads a section that must not matter"
     text = json.dumps(
-        [stage.name, stage.version, sections, dict(inputs)], sort_keys=True, ensure_ascii=True, allow_nan=False
+        [stage.name, stage.version, said, dict(inputs)], sort_keys=True, ensure_ascii=True, allow_nan=False
     )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

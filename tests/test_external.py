@@ -7,7 +7,7 @@ import patients
 import pytest
 import tiny
 
-from pipeline import contract, external, plan
+from pipeline import contract, external, hub, plan
 from pipeline.config import experiment
 from pipeline.errors import ConfigError
 from pipeline.experiment import Experiment, External
@@ -27,9 +27,10 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_hub_id_may_name_its_revision(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(external.hub, "model", lambda id, revision: asked.append((id, revision)) or folder)
-    assert external.find("org/rm@abc") == external.find("org/rm") == external.find(str(folder)) == folder
-    assert asked == [("org/rm", "abc"), ("org/rm", None), (str(folder), None)]
+    given = hub.Found(folder, None)
+    monkeypatch.setattr(hub, "model", lambda *asks: asked.append(asks) or given)
+    assert external.find("org/rm@abc") == external.find("org/rm", "root") == external.find(str(folder)) == folder
+    assert asked == [("org/rm", "abc", None), ("org/rm", None, "root"), (str(folder), None, None)]
 
 
 def test_a_folder_with_an_at_sign_is_a_folder(folder: Path) -> None:
@@ -38,10 +39,10 @@ def test_a_folder_with_an_at_sign_is_a_folder(folder: Path) -> None:
 
 
 def test_a_model_that_the_hub_does_not_give_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_network(id: str, revision: str | None) -> Path:
-        raise OSError("no network\nand a long story")
+    def no_network(*asks: object) -> hub.Found:
+        raise ConfigError("hub", "org/rm", "no network")
 
-    monkeypatch.setattr(external.hub, "model", no_network)
+    monkeypatch.setattr(hub, "model", no_network)
     with pytest.raises(ConfigError, match=r"^rm = 'org/rm': .*nor a model that the hub gives: no network$"):
         external.find("org/rm")
 

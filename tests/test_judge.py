@@ -39,9 +39,8 @@ RIGHT, WRONG = "2 + 6 = 8, so it is 78.", "2 + 6 = 9, so it is 79."
 
 def sections(settings: Mapping[str, Any] | None = None) -> Sections:
     x = config.experiment((), settings or {})
-    return view(
-        "test", {n: plain(getattr(x, n)) for n in ("judge", "calibration", "alpaca_eval", "compute", "run", "log")}
-    )
+    names = ("judge", "calibration", "alpaca_eval", "compute", "hub", "run", "log")
+    return view("test", {n: plain(getattr(x, n)) for n in names})
 
 
 def at(root: Path) -> Path:

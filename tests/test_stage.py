@@ -100,6 +100,7 @@ OTHER: dict[str, Any] = {
     "run.endpoint.url": "http://here/v1",
     "run.endpoint.price_per_million": [1.0, 2.0],
     "run.endpoint.max_cost": None,  # needs a price
+    "hub.root": "theirs",
     "log.mode": "offline",
     "log.entity": "somebody",
 }

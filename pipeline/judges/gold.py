@@ -43,7 +43,7 @@ def rewards(x: Sections, pairs: Sequence[Pair]) -> tuple[list[float], list[float
         )
     from pipeline import contract, hub, scoring
 
-    model, tokenizer = contract.load(hub.model(x.judge.id, x.judge.revision))
+    model, tokenizer = contract.load(hub.model(x.judge.id, x.judge.revision, x.hub.root).folder)
     prompts = [p.instruction for p in pairs] * 2
     answers = [*(p.output_1 for p in pairs), *(p.output_2 for p in pairs)]
     both = scoring.score(model, tokenizer, prompts, answers, x.run.micro_tokens)[0].tolist()

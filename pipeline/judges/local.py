@@ -22,7 +22,8 @@ def first_tokens(x: Sections, questions: Sequence[Messages]) -> list[Logprobs]:
     """For each question {"token", "logprob"} of both letters, in fp32."""
     if not questions:
         return []
-    model, tokenizer = models.load_lm(hub.model(x.judge.id, x.judge.revision), x.run.packing)
+    folder = hub.model(x.judge.id, x.judge.revision, x.hub.root).folder
+    model, tokenizer = models.load_lm(folder, x.run.packing)
     model.eval()
     cues = chat.ids(tokenizer, questions, cue=True)
     room = getattr(model.config, "max_position_embeddings", None)

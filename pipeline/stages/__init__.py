@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.config import PROJECT
 from pipeline.errors import ConfigError
-from pipeline.experiment import Experiment, Source
+from pipeline.experiment import Experiment, Hub, Source
 from pipeline.judges import client, prompt
 from pipeline.seeds import derive
 from pipeline.stage import Needs, Stage
@@ -23,7 +23,7 @@ def data_of(x: Experiment, source: Source, seed: int) -> tuple[str, Experiment]:
     if source.kind == "hub" or x.world is None:
         return "data", replace(x, source=source, world=None)
     seed = seed if source.seed is None else source.seed
-    return "data", replace(x, source=replace(source, seed=seed), world=x.world.for_part(source.part))
+    return "data", replace(x, source=replace(source, seed=seed), world=x.world.for_part(source.part), hub=Hub())
 
 
 def readable(x: Experiment) -> str | None:
@@ -261,9 +261,9 @@ MEASURED_FOR_DYNAMICS = ("in_domain", "scenarios", "reward_bench")
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("data", 1, reads=("source", "world"), needs=lambda x: {}, slug=source_slug, ready=readable),
+        Stage("data", 1, reads=("source", "world", "hub"), needs=lambda x: {}, slug=source_slug, ready=readable),
         Stage("card", 1, reads=("seed", "world"), needs=card_needs, slug=lambda x: f"s{x.seed}", ready=of_the_world),
-        Stage("sft", 1, reads=("model", "sft", "compute"), needs=sft_needs, slug=lambda x: f"r{replica(x)}"),
+        Stage("sft", 1, reads=("model", "sft", "compute", "hub"), needs=sft_needs, slug=lambda x: f"r{replica(x)}"),
         Stage("external", 1, reads=("external",), needs=lambda x: {}, slug=learner, ready=lies_somewhere),
         Stage("rm", 2, reads=("seed", "rm", "loss", "compute"), needs=rm_needs, slug=with_loss),
         Stage("score", 2, reads=("compute",), needs=scored, slug=with_loss),
@@ -276,11 +276,11 @@ STAGES = {
             "rloo", 3, reads=("seed", "rloo", "compute"), needs=rloo_needs, slug=lambda x: f"{trained_on(x)}-s{x.seed}"
         ),
         Stage("generate", 2, reads=("seed", "generate", "compute"), needs=generate_needs, slug=sampled_from),
-        Stage("judge", 2, reads=("judge", "compute"), needs=judge_needs, slug=sampled_from, ready=judgeable),
+        Stage("judge", 2, reads=("judge", "compute", "hub"), needs=judge_needs, slug=sampled_from, ready=judgeable),
         Stage(
             "calibration",
             1,
-            reads=("calibration", "judge", "compute"),
+            reads=("calibration", "judge", "compute", "hub"),
             needs=calibration_needs,
             slug=calibrated_on,
             ready=calibratable,

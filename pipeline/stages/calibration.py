@@ -15,7 +15,6 @@ from scipy.special import logit
 
 from pipeline import calibration, formats, given, hub, rows, world
 from pipeline.calibration import COLUMNS
-from pipeline.experiment import Calibration
 from pipeline.judges.compare import compare, pair
 from pipeline.judges.pair import Pair
 from pipeline.rows import Row
@@ -26,17 +25,16 @@ SURE = 1e-6  # a preference nearer to 0 or 1 counts as this
 
 
 def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
-    made = from_baseline(x, inputs, out) if x.calibration.kind == "world" else from_file(x.calibration, out.parents[3])
+    made = from_baseline(x, inputs, out) if x.calibration.kind == "world" else from_file(x, out.parents[3])
     rows.write(out, made)
     won = {name: [row["preference"] for row in made if row["model"] == name] for name in {row["model"] for row in made}}
     return {"rows": len(made), **{f"win_rate/{name}": 100 * float(np.nanmean(p)) for name, p in sorted(won.items())}}
 
 
-def from_file(settings: Calibration, results: Path) -> list[Row]:
+def from_file(x: Sections, results: Path) -> list[Row]:
     """A path is relative to `run.root`. The preference alone may be missing."""
-    name, sha256 = settings.file, settings.sha256
-    assert name is not None and sha256 is not None, "Calibration checks it"
-    path = hub.data_file(name, settings.id, settings.revision) if settings.id else results / name
+    id, name, sha256 = x.calibration.id, x.calibration.file, x.calibration.sha256
+    path = hub.data_file(name, id, x.calibration.revision, x.hub.root) if id else results / name
     hub.check_content(path, sha256, "calibration")
     table = given.table(path.name, formats.read(path))
     expected = "expected a file like AlpacaEval's df_gamed.csv"

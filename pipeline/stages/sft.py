@@ -35,7 +35,7 @@ class Sample:
 
 def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     seed = x.sft.seed
-    model, tokenizer = base.make(x.model, derive(seed, "sft", "init"))
+    model, tokenizer = base.make(x.model, derive(seed, "sft", "init"), x.hub.root)
     if x.sft.steps == 0:
         models.save(model, tokenizer, out)
         return {}
