@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from pipeline.conversations import Prompt, messages
 from pipeline.errors import check
 
 # Written from how the authors' code of BSR renders conversations [code]. It puts a BOS before SFT's and the policy's
@@ -45,14 +46,14 @@ def eos(tokenizer: PreTrainedTokenizerBase) -> int:
     return token
 
 
-def prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    return ids(tokenizer, [user(t) for t in texts], cue=True)
+def prompts(tokenizer: PreTrainedTokenizerBase, asked: Sequence[Prompt]) -> list[list[int]]:
+    return ids(tokenizer, [messages(p) for p in asked], cue=True)
 
 
-def answered(tokenizer: PreTrainedTokenizerBase, asked: Sequence[str], answers: Sequence[str]) -> list[list[int]]:
-    """One question, one answer, ended by the template's own end of turn."""
+def answered(tokenizer: PreTrainedTokenizerBase, asked: Sequence[Prompt], answers: Sequence[str]) -> list[list[int]]:
+    """One prompt, one answer, ended by the template's own end of turn."""
     return ids(
-        tokenizer, [[*user(q), {"role": "assistant", "content": a}] for q, a in zip(asked, answers, strict=True)]
+        tokenizer, [[*messages(p), {"role": "assistant", "content": a}] for p, a in zip(asked, answers, strict=True)]
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from pipeline.data import SCHEMAS
 from pipeline.errors import check
 from pipeline.world import PARTS, World
 
@@ -41,28 +42,60 @@ class Model:
             check(self.hidden % self.heads == 0, "heads", self.heads, f"must divide hidden={self.hidden}")
 
 
+OF_KIND = {  # what a source must say, and what it may
+    "world": (("n",), ("seed",)),
+    "hub": (("id", "revision", "schema"), ("n", "split", "config", "file", "sha256", "every", "bad", "licence")),
+    "local": (("schema",), ("path", "n", "sha256", "every", "bad", "licence")),
+    "sets": (("sets",), ("n",)),
+}
+
+
 @dataclass(frozen=True)
 class Source:
-    """One set of rows: from the micro world, or from a hub data set at a pinned revision."""
+    """One set of rows: from the micro world, of a hub data set at a revision, of a file of one's own, or several sets
+    in one."""
 
-    kind: Literal["world", "hub"]
-    part: str  # what kind of rows; for the world one of world.PARTS
-    n: int | None = None  # rows to take; None: all (hub only)
+    kind: Literal["world", "hub", "local", "sets"]
+    part: str  # what kind of rows; for the world one of world.PARTS, else one of data.PARTS
+    n: int | None = None  # rows to take, the first ones, of each set if there are several; None: all (not of the world)
     seed: int | None = None  # set by the stage that asks: new rows for each seed
     id: str | None = None
     revision: str | None = None
-    split: str | None = None
+    split: str | None = None  # several: one+other
+    config: str | None = None  # of a data set that has several
+    file: str | None = None  # one file of the data set instead of a split
+    path: str | None = None  # JSON lines, JSON, Parquet or CSV; relative to the project
+    schema: str | None = None  # its columns: one of data.SCHEMAS
+    every: int | None = None  # of the good rows each so many-th, the first included; None: each
+    bad: Literal["drop"] | None = None  # a row that breaks a rule is left out and counted; None: it is refused
+    sha256: str | None = None  # of the one file; of a local one set by whoever plans
+    licence: str | None = None  # for the card; None: not known
+    sets: dict[str, "Source"] | None = None  # by the name that their rows get in the column `set`
 
     def __post_init__(self) -> None:
+        wanted, possible = OF_KIND[self.kind]
+        for name in wanted:
+            check(getattr(self, name) is not None, name, None, f"kind={self.kind} needs it")
+        for name in sorted({f.name for f in fields(self)} - {"kind", "part", *wanted, *possible}):
+            value = getattr(self, name)
+            check(value is None, name, value, f"has no meaning with kind={self.kind}; remove it")
+        for name in ("n", "every"):
+            value = getattr(self, name)
+            check(value is None or value > 0, name, value, "must be positive")
         if self.kind == "world":
-            check(self.n is not None and self.n > 0, "n", self.n, "the world needs a positive number of rows")
             check(self.part in PARTS, "part", self.part, f"no such part of the world; known: {', '.join(PARTS)}")
-            for name in ("id", "revision", "split"):
-                value = getattr(self, name)
-                check(value is None, name, value, "has no meaning with kind=world; remove it")
-        else:
-            for name in ("id", "revision", "split"):
-                check(getattr(self, name) is not None, name, None, "kind=hub needs it")
+        if self.kind == "hub":
+            one = (self.split is None) != (self.file is None)
+            check(one, "split", self.split, "say which split, or with file= which file")
+        if self.schema is not None:
+            known = self.schema in SCHEMAS
+            check(known, "schema", self.schema, f"no such schema; known: {', '.join(SCHEMAS)}")
+            made = SCHEMAS[self.schema]
+            check(self.part in made, "part", self.part, f"schema={self.schema} gives {', '.join(made)}")
+        for name, source in (self.sets or {}).items():
+            check(source.part == self.part, f"sets.{name}.part", source.part, f"must be {self.part}, as of the whole")
+            flat = source.kind in ("hub", "local")
+            check(flat, f"sets.{name}.kind", source.kind, "must be hub or local")
 
 
 @dataclass(frozen=True)
@@ -76,6 +109,7 @@ class Data:
     benchmarks: dict[str, Source | None]  # None: left out
     probe: Source | None = None  # scored again and again while a reward model is trained; None: nothing
     best_of_n: Source | None = None  # prompts whose samples a reward model picks from; None: there are none
+    path: str | None = None  # data=local: the file of one's own, which a source names by ${data.path}
 
     def __post_init__(self) -> None:
         part = None if self.probe is None else self.probe.part
@@ -520,7 +554,7 @@ class Experiment:
         )
         d = self.data
         sources = (d.sft, d.preferences, d.prompts, d.alpaca_eval, *d.benchmarks.values())
-        if any(s is not None and s.kind == "world" for s in sources):
+        if self.source is None and any(s is not None and s.kind == "world" for s in sources):
             check(self.world is not None, "world", None, "a source has kind=world; choose a world, e.g. world=knows")
         uses = (("sft.batch", self.sft.batch, "sft"), ("rm.batch", self.rm.batch, "preferences"))
         for key, batch, name in (*uses, ("rloo.prompts", self.rloo.prompts, "prompts")):

@@ -64,7 +64,7 @@ class Probe(nn.Module):
 
     def read(self, model: PreTrainedModel, tokens: int) -> tuple[Tensor, Tensor]:
         """(n,) rewards and the (n, d) representations that they are read from, of all responses."""
-        asked = [Asked(rows.prompt_of(row), row["responses"]) for row in self.data]
+        asked = [Asked(rows.asked_of(row), row["responses"]) for row in self.data]
         stream = scoring.stream(model, self.tokenizer, asked, tokens)
         made = {
             (s.row, i): (reward, hidden)
@@ -78,7 +78,7 @@ class Probe(nn.Module):
         """Of `pairs`, cut as they are for scoring."""
         limit = scoring.max_length(model, self.tokenizer)
         for row, *pair in self.pairs:
-            asked = Asked(rows.prompt_of(self.data[row]), [self.data[row]["responses"][i] for i in pair])
+            asked = Asked(rows.asked_of(self.data[row]), [self.data[row]["responses"][i] for i in pair])
             found = scoring.conversations(self.tokenizer, [asked], [0], limit)
             talks = sorted((talk for of_prompt in found for talk in of_prompt), key=lambda talk: talk.of)
             shared = min(chat.common_prefix([t.ids for t in talks]), min(len(t.ids) for t in talks) - 1)

@@ -7,6 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.conversations import Prompt
+
 Row = dict[str, Any]
 
 
@@ -19,7 +21,13 @@ def read(folder: Path, name: str = "rows") -> list[Row]:
 
 
 def prompt_of(row: Row) -> str:
+    """As a text."""
     return row["instruction"] if "instruction" in row else row["prompt"]
+
+
+def asked_of(row: Row) -> Prompt:
+    """As a model reads it: with its turns, where it has several."""
+    return row.get("turns") or prompt_of(row)
 
 
 def responses_of(row: Row) -> list[str]:

@@ -153,14 +153,17 @@ def test_planning_writes_nothing(reproduce: Command, results: Path):
     assert not results.exists()
 
 
+ABSENT = ("data=micro_local", "data.path=absent.jsonl")
+
+
 def test_what_cannot_run_here_is_blocked_and_said(reproduce: Command):
-    done = reproduce("action=plan", "scale=small")
-    assert done.code == 0 and not [line for line in done.lines if line.startswith("run ")]
-    assert any("hub data sets cannot be read yet" in line for line in done.lines)
+    done = reproduce("action=plan", *ABSENT)
+    assert done.code == 0 and [line for line in done.lines if line.startswith("run ")]
+    assert any("no such file: absent.jsonl" in line for line in done.lines)
 
 
 def test_running_what_is_all_blocked_fails(reproduce: Command):
-    done = reproduce("action=run", "scale=small")
+    done = reproduce("action=run", "scale=small", "hub.root=absent")
     assert done.code == 1 and "nothing to run" in done.out and done.err.startswith("blocked: data/")
 
 

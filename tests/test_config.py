@@ -26,6 +26,7 @@ COMBINED = [
 # What an option needs beside it to make sense at a scale that is not its own.
 COMPANIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("data", "micro"): {"world": "knows"},
+    ("data", "micro_local"): {"world": "knows"},
     **{("model", name): {"model.positions": 4096} for name in config.groups()["model"] if name.startswith("tiny")},
 }
 
@@ -300,7 +301,7 @@ def test_an_unknown_option_is_refused_and_the_nearest_named(group: str, option: 
         ("run.root", 3, "expected text"),
         ("run.jobs", "all", "expected a whole number"),
         ("sft.seed", "first", "expected a whole number"),
-        ("data.sft.kind", "web", "must be one of world, hub"),
+        ("data.sft.kind", "web", "must be one of world, hub, local, sets"),
         ("cluster.kind", "k8s", "must be one of"),
     ],
 )
@@ -358,7 +359,7 @@ def test_a_key_of_the_other_kind_of_model_is_unknown(settings: dict[str, Any]):
         ("model", {"layers": None}, "model.layers = None: source=tiny needs it"),
         ("data.sft", {"id": "org/rows"}, "data.sft.id = 'org/rows': has no meaning with kind=world; remove it"),
         ("data.sft", {"kind": "hub"}, "data.sft.id = None: kind=hub needs it"),
-        ("data.sft", {"n": None}, "data.sft.n = None: the world needs a positive number of rows"),
+        ("data.sft", {"n": None}, "data.sft.n = None: kind=world needs it"),
         ("", {"world": None}, "world = None: a source has kind=world; choose a world, e.g. world=knows"),
         (
             "",

@@ -104,7 +104,23 @@ OTHER: dict[str, Any] = {
     "log.mode": "offline",
     "log.entity": "somebody",
 }
-ORIGIN = ("kind", "part", "seed", "id", "revision", "split")  # of a source: no other value fits the same world
+# Of a source: no other value fits the same world.
+ORIGIN = (
+    "kind",
+    "part",
+    "seed",
+    "id",
+    "revision",
+    "split",
+    "config",
+    "file",
+    "path",
+    "schema",
+    "every",
+    "bad",
+    "sha256",
+)
+ORIGIN += ("licence", "sets")
 BELOW_LOSS = ["alpaca_eval", "bench", "best_of_n", "dynamics", "generate", "judge", "rloo", "rm", "score"]
 BELOW_LOSS += ["score (samples)"]
 

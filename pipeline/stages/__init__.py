@@ -7,28 +7,60 @@ so no function may have it.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import PurePath
+from functools import cache
+from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.config import PROJECT
 from pipeline.errors import ConfigError
 from pipeline.experiment import Experiment, Hub, Source
+from pipeline.hub import Repository
 from pipeline.judges import client, prompt
 from pipeline.seeds import derive
 from pipeline.stage import Needs, Stage
+from pipeline.store import sha256
 
 
 def data_of(x: Experiment, source: Source, seed: int) -> tuple[str, Experiment]:
-    """Rows of the world are drawn anew for each seed; a hub data set is what it is."""
-    if source.kind == "hub" or x.world is None:
+    """Rows of the world are drawn anew for each seed; a hub data set is what it is, and a file what it holds."""
+    if source.kind == "local":
+        return "data", replace(x, source=replace(source, sha256=content(source)), world=None, hub=Hub())
+    if source.kind != "world" or x.world is None:
         return "data", replace(x, source=source, world=None)
     seed = seed if source.seed is None else source.seed
     return "data", replace(x, source=replace(source, seed=seed), world=x.world.for_part(source.part), hub=Hub())
 
 
+def content(source: Source) -> str | None:
+    path = PROJECT / str(source.path)
+    if not path.is_file():
+        return None
+    about = path.stat()
+    return hash_of(path, about.st_size, about.st_mtime_ns)
+
+
+@cache
+def hash_of(path: Path, size: int, changed: int) -> str:
+    return sha256(path)
+
+
+def data_needs(x: Experiment) -> Needs:
+    """Each of several sets is an artefact of its own."""
+    if x.source is None or x.source.sets is None:
+        return {}
+    most = x.source.n
+    sets = {name: replace(s, n=most if s.n is None else min(s.n, most or s.n)) for name, s in x.source.sets.items()}
+    return {name: data_of(x, source, x.seed) for name, source in sets.items()}
+
+
 def readable(x: Experiment) -> str | None:
-    hub = x.source is not None and x.source.kind == "hub"
-    return "hub data sets cannot be read yet; scale=micro and scale=smoke need none" if hub else None
+    source = x.source
+    if source is not None and source.kind == "hub" and source.id is not None:
+        own = Repository("dataset", source.id, source.revision, x.hub.root).own
+        return None if own is None or own.is_dir() else f"no folder {own}: put {source.id} there"
+    if source is None or source.kind != "local" or source.sha256 is not None:
+        return None
+    return "say which file: data.path=FILE" if source.path is None else f"no such file: {source.path}"
 
 
 def source_slug(x: Experiment) -> str:
@@ -261,7 +293,7 @@ MEASURED_FOR_DYNAMICS = ("in_domain", "scenarios", "reward_bench")
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("data", 1, reads=("source", "world", "hub"), needs=lambda x: {}, slug=source_slug, ready=readable),
+        Stage("data", 1, reads=("source", "world", "hub"), needs=data_needs, slug=source_slug, ready=readable),
         Stage("card", 1, reads=("seed", "world"), needs=card_needs, slug=lambda x: f"s{x.seed}", ready=of_the_world),
         Stage("sft", 1, reads=("model", "sft", "compute", "hub"), needs=sft_needs, slug=lambda x: f"r{replica(x)}"),
         Stage("external", 1, reads=("external",), needs=lambda x: {}, slug=learner, ready=lies_somewhere),

@@ -1,4 +1,5 @@
-"""Benchmark numbers from stored rewards: in-domain accuracy, the generalization scenarios, RewardBench, RM-Bench."""
+"""Benchmark numbers from stored rewards: in-domain accuracy, the generalization scenarios, RewardBench 1 and 2,
+RM-Bench."""
 
 import math
 from collections import defaultdict
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import rows
-from pipeline.metrics import kendall, pairs, reward_bench, rm_bench
+from pipeline.metrics import kendall, pairs, reward_bench, reward_bench_2, rm_bench
 from pipeline.rows import Row
 from pipeline.seeds import derive
 from pipeline.stage import Inputs, Sections
@@ -127,6 +128,21 @@ def reward_bench_v1(data: Sequence[Row], scored: Scored) -> dict[str, float]:
     )
 
 
+def reward_bench_v2(data: Sequence[Row], scored: Scored) -> dict[str, float]:
+    labels, names, right = ([row[column] for row in data] for column in ("subset", "name", "num_correct"))
+    there = [name for name in reward_bench_2.SUBSETS if name in labels]
+    rewards = [scored[row["id"]].rewards for row in data]
+    return reward_bench_2.score(labels, names, right, rewards, subsets=there)
+
+
+def prior_sets(data: Sequence[Row], scored: Scored) -> dict[str, float]:
+    """Accuracies, and the mean that is RewardBench's fifth section."""
+    both, labels = table(data, scored), np.array([row["subset"] for row in data])
+    right = both[:, 0] > both[:, 1]
+    accuracies = {str(name): float(right[labels == name].mean()) for name in np.unique(labels)}
+    return {**accuracies, "average": reward_bench.prior_score(accuracies)}
+
+
 def rm_bench_matrix(data: Sequence[Row], scored: Scored) -> dict[str, float]:
     """And what those get who look at length alone, or at nothing."""
     six = table(data, scored)
@@ -167,6 +183,8 @@ BENCHMARKS: dict[str, Callable[[Sequence[Row], Scored], dict[str, float]]] = {
     "in_domain": in_domain,
     "scenarios": scenarios,
     "reward_bench": reward_bench_v1,
+    "reward_bench_2": reward_bench_v2,
+    "prior_sets": prior_sets,
     "rm_bench": rm_bench_matrix,
     "verdicts": verdicts,
 }

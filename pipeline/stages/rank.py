@@ -22,7 +22,7 @@ MOST = 1024  # responses of a side [ours]
 def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     model, tokenizer = contract.load(inputs["rm"], x.run.packing)
     sides = {
-        side: [Asked(rows.prompt_of(row), rows.responses_of(row)) for row in rows.read(inputs[name])]
+        side: [Asked(rows.asked_of(row), rows.responses_of(row)) for row in rows.read(inputs[name])]
         for side, name in (("train", "data"), ("rm_bench", "rm_bench"))
     }
     most = min(MOST, *(sum(len(asked.responses) for asked in side) for side in sides.values()))

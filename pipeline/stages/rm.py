@@ -140,7 +140,7 @@ def encode(
     """Pairs as groups of (chosen, rejected), their rows, and how many there are of which kind. Identical pairs teach
     nothing and are dropped; so are overlong ones, unless they are cut: as they are for scoring, so that the reward is
     read where it always is."""
-    prompts = [rows.prompt_of(row) for row in data]
+    prompts = [rows.asked_of(row) for row in data]
     chosen = chat.answered(tokenizer, prompts, [row["chosen"] for row in data])
     rejected = chat.answered(tokenizer, prompts, [row["rejected"] for row in data])
     cues, ending = chat.prompts(tokenizer, prompts), scoring.ending(tokenizer)

@@ -13,7 +13,7 @@ from pipeline.track import Track
 def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     model, tokenizer = contract.load(inputs["rm"], x.run.packing)
     data = [(name, row) for name in sorted(set(inputs) - {"rm"}) for row in rows.read(inputs[name])]
-    asked = [Asked(rows.prompt_of(row), rows.responses_of(row)) for _, row in data]
+    asked = [Asked(rows.asked_of(row), rows.responses_of(row)) for _, row in data]
     checkpoints = Checkpoints(out, x.run)
     parts = scoring.Parts(checkpoints.folder)
     total = sum(len(a.responses) for a in asked)
