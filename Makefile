@@ -99,6 +99,9 @@ eval: .venv/ready ## The benchmarks of one reward model; RM=folder or hub id (BE
 best-of-n: .venv/ready ## Gold reward of what a reward model picks among N samples of the SFT model: make best-of-n ARGS='loss=norm_bt'
 	$(STAGE) stage=best_of_n
 
+prefetch: .venv/ready ## Models and data of the hub that TABLE lacks, sizes first; or MODEL=id@revision, DATASET=id@revision
+	$(PY) scripts/prefetch.py $(if $(MODEL)$(DATASET),$(if $(MODEL),model=$(MODEL)) $(if $(DATASET),dataset=$(DATASET)) $(if $(SPLIT),split=$(SPLIT)) $(if $(CONFIG),config=$(CONFIG)) $(if $(FILE),file=$(FILE)),table=$(TABLE) scale=$(SCALE)) $(ARGS)
+
 doctor: .venv/ready ## Can scores of RM=folder or hub id be trusted? DATA=my.jsonl: lengths and ties on your own texts; ARGS=--json
 	@$(PY) scripts/doctor.py rm=$(RM) $(if $(DATA),data=$(DATA)) $(ARGS)
 
@@ -156,4 +159,4 @@ clean-runs: ## Delete results/runs; say YES=1
 	@[ "$(YES)" = 1 ] || { du -sh results/runs 2>/dev/null || true; echo "make clean-runs YES=1 deletes it"; exit 1; }
 	rm -rf results/runs
 
-.PHONY: help setup smoke reproduce settings status wait logs cancel retry doctor-slurm render claims report verify-scorers sft rm rloo eval best-of-n doctor score audit alpaca card try verify gc wandb-sync test test-slow test-slurm lint bench docs readme clean-runs figures
+.PHONY: help setup smoke reproduce settings status wait logs cancel retry doctor-slurm render claims report verify-scorers sft rm rloo eval best-of-n doctor score audit alpaca card try verify gc wandb-sync test test-slow test-slurm lint bench docs readme clean-runs figures prefetch

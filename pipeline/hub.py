@@ -6,9 +6,10 @@ refusal names the command that fetches it elsewhere. Neither code nor pickles ar
 is ever run. What a file holds can be checked by its SHA-256.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ Kind = Literal["model", "dataset"]
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 NO_MODEL_FILES = ("*/*", "consolidated*")  # other formats of the same weights
 CARD = "README.md"
+SMALL = (".gitattributes", CARD, "config.json")  # some of them are in every repository
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Repository:
     id: str
     revision: str | None
     root: str | None = None
+    part: str = ""  # of it, as make prefetch is told: SPLIT=train
 
     @property
     def name(self) -> str:
@@ -52,13 +55,15 @@ class Repository:
         """Its folder under the root."""
         return None if self.root is None else PROJECT / self.root / f"{self.kind}s" / self.id
 
-    def get(self, patterns: Sequence[str], without: Sequence[str] = ()) -> Found:
-        """Its folder with all its files of these names, fetched if need be."""
+    def get(self, patterns: Sequence[str], without: Sequence[str] = (), quiet: bool = True) -> Found:
+        """Its folder with all its files of these names, fetched if need be; with progress bars unless quiet."""
         if self.own is not None:
             check(self.own.is_dir(), "hub.root", self.root, f"no folder {self.own}: put {self.id} there")
             return Found(self.own, None)
         from huggingface_hub import snapshot_download
+        from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
+        (disable_progress_bars if quiet else enable_progress_bars)()
         with self.refusals():
             folder = Path(
                 snapshot_download(
@@ -76,19 +81,23 @@ class Repository:
         if self.own is not None:
             folder = self.get(()).folder
             return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        return sorted(self.files()[1])
+
+    def files(self) -> tuple[Path, dict[str, int]]:
+        """The folder in the hub's cache, and the sizes of all that the repository has, here or not."""
         from huggingface_hub import get_cached_repo_tree
         from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
-        found = self.get([CARD])
+        found = self.get(SMALL)
         try:
-            files = get_cached_repo_tree(self.id, repo_type=self.kind, revision=found.commit)
+            tree = get_cached_repo_tree(self.id, repo_type=self.kind, revision=found.commit)
         except CachedRepoTreeNotFoundError as e:
             raise ConfigError("hub", self.name, f"what it holds is not known here: {self.remedy}") from e
-        return sorted(file.path for file in files)
+        return found.folder, {file.path: file.size for file in tree}
 
     @property
     def remedy(self) -> str:
-        return f"where there is a route to the hub, say make prefetch {self.kind.upper()}={self.name}"
+        return f"where there is a route to the hub, say make prefetch {self.kind.upper()}={self.name}{self.part}"
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
@@ -112,6 +121,11 @@ class Repository:
             raise ConfigError("hub", self.name, f"{reason}; {self.remedy}") from e
 
 
+def chosen(names: Iterable[str], patterns: Sequence[str], without: Sequence[str] = ()) -> list[str]:
+    """As the hub's client chooses."""
+    return [n for n in names if any(fnmatch(n, p) for p in patterns) and not any(fnmatch(n, p) for p in without)]
+
+
 def model(id: str, revision: str | None, root: str | None = None) -> Found:
     """The folder of a model: `id` names one that is here, or a hub repository."""
     if Path(id).is_dir():
@@ -121,7 +135,7 @@ def model(id: str, revision: str | None, root: str | None = None) -> Found:
 
 def data_file(name: str, id: str, revision: str | None, root: str | None = None) -> Path:
     """One file of a hub data set."""
-    return Repository("dataset", id, revision, root).get([name]).folder / name
+    return Repository("dataset", id, revision, root, f" FILE={name}").get([name]).folder / name
 
 
 def check_content(path: Path, sha256: str, section: str) -> None:

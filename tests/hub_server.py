@@ -1,7 +1,7 @@
 """A hub on loopback: lists repositories and sends their files by ranges, keeps some behind a gate, and breaks off where
 it is told.
 
-`commit(repository)` is what every revision of it means; others are unknown.
+It knows `main`, which is `commit(repository)`, and one other commit, `revision`; both hold the same.
 """
 
 import hashlib
@@ -23,7 +23,9 @@ class HubServer:
     """`with HubServer({"models/org/name": {"config.json": b"{}"}}) as hub:`"""
 
     def __init__(self, repositories: Mapping[str, Mapping[str, bytes]]):
-        self.repositories = repositories
+        everyones = {".gitattributes": b"* text"}
+        self.repositories = {id: {**everyones, **files} for id, files in repositories.items()}
+        self.revision = "v1"
         self.gated: set[str] = set()
         self.breaks: dict[str, int] = {}  # name of a file: bytes after which the connection ends, once
         self.sent: list[tuple[str, int]] = []  # files, and from which byte on
@@ -90,11 +92,11 @@ def handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             elif repository in hub.gated:
                 self.refuse("GatedRepo", 403)
             else:
-                self.send(repository, name, data)
+                self.send(hub.revision if revision == hub.revision else hub.commit(repository), name, data)
 
-        def send(self, repository: str, name: str, data: bytes) -> None:
+        def send(self, commit: str, name: str, data: bytes) -> None:
             begin = int(re.sub(r"bytes=(\d+)-.*", r"\1", self.headers.get("Range", "bytes=0-")))
-            headers = {"ETag": f'"{git_id(data)}"', "X-Repo-Commit": hub.commit(repository)}
+            headers = {"ETag": f'"{git_id(data)}"', "X-Repo-Commit": commit}
             if begin:
                 headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
             if self.command == "GET":
@@ -105,7 +107,7 @@ def handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         def known(self, repository: str, revision: str) -> bool:
             if repository not in hub.repositories:
                 self.refuse("RepoNotFound")
-            elif revision not in ("main", hub.commit(repository)):
+            elif revision not in ("main", hub.revision, hub.commit(repository)):
                 self.refuse("RevisionNotFound")
             else:
                 return True

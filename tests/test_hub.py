@@ -43,7 +43,7 @@ def test_what_is_there_is_found_without_a_route(
     online = hub.model("org/lm", "main"), hub.Repository("dataset", "org/rows", "main").names()
     use(None, tmp_path / "cache", monkeypatch)
     assert (hub.model("org/lm", "main"), hub.Repository("dataset", "org/rows", "main").names()) == online
-    assert online[1] == sorted(FILES)
+    assert online[1] == sorted([".gitattributes", *FILES])
 
 
 @pytest.mark.parametrize("offline", [False, True], ids=["no route", "HF_HUB_OFFLINE=1"])

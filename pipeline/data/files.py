@@ -24,7 +24,9 @@ def find(source: Source, root: str | None) -> tuple[Repository, dict[str, str | 
     """The repository of a hub source, and its files in order, each with the split that it is of. Of the repository no
     more than its card and the names of its files is fetched."""
     assert source.id is not None, "Source checks it"
-    repository = Repository("dataset", source.id, source.revision, root)
+    part = f" FILE={source.file}" if source.file else f" SPLIT={source.split}"
+    part += f" CONFIG={source.config}" if source.config else ""
+    repository = Repository("dataset", source.id, source.revision, root, part)
     if source.file is not None:
         return repository, {source.file: None}
     names = repository.names()

@@ -1,0 +1,149 @@
+"""What missing artefacts need of the hub, fetched into its client's cache: then all runs without a route, with
+HF_HUB_OFFLINE=1. A file that is there is not fetched again, one that was broken off goes on where it ended. No torch.
+"""
+
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import actions, config, plan
+from pipeline.data import files
+from pipeline.errors import ConfigError, check
+from pipeline.experiment import Source
+from pipeline.hub import CARD, MODEL_FILES, NO_MODEL_FILES, Repository, chosen
+from pipeline.plan import Node
+
+OWN = ("table", "model", "dataset", "split", "config", "file", "fetch")
+ONE = ("table", "model", "dataset")
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Files of one repository. source: those of a data set's split; None: all that are read of one."""
+
+    repository: Repository
+    source: Source | None = None
+
+    @property
+    def name(self) -> str:
+        part = "" if self.source is None else f" {self.source.split or self.source.file}"
+        return f"{self.repository.kind:7} {self.repository.name}{part}"
+
+    def files(self) -> tuple[Path, dict[str, int]]:
+        """The folder in the cache, and the sizes of the files."""
+        folder, sizes = self.repository.files()
+        if self.repository.kind == "model":
+            names = chosen(sizes, MODEL_FILES, NO_MODEL_FILES)
+        elif self.source is None:
+            names = [name for name in sizes if files.is_data(name)]
+        else:
+            names = list(files.find(self.source, None)[1])
+        for name in names:
+            check(name in sizes, "hub", f"{self.repository.name}/{name}", "the repository has no such file")
+        return folder, {name: sizes[name] for name in names}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """From a command line; returns the exit code."""
+    own = {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OWN}
+    config.check_first_names(arguments, OWN)
+    check(sum(key in own for key in ONE) == 1, "table", own.get("table"), "say one of table=, model=, dataset=")
+    fetch = own.get("fetch", "true")
+    check(fetch in ("true", "false"), "fetch", fetch, "expected true or false")
+    wanted = named(own) or of_table(own["table"], [a for a in arguments if a.partition("=")[0] not in OWN])
+    sizes, failed = listed(wanted)
+    if fetch == "true":
+        failed |= fetched(sizes)
+    for piece, why in failed.items():
+        print(f"error: {piece.repository.kind} {why}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def named(own: Mapping[str, str]) -> list[Piece]:
+    """What the command line names itself; nothing if it names a table."""
+    if "table" in own:
+        return []
+    kind = "model" if "model" in own else "dataset"
+    id, _, revision = own[kind].partition("@")
+    part = {key: own[key] for key in ("split", "config", "file") if key in own}
+    return [of_data(id, revision or "main", **part) if part else Piece(Repository(kind, id, revision or "main"))]
+
+
+def of_data(id: str, revision: str, **part: str) -> Piece:
+    """Whatever its columns are."""
+    source = Source("hub", "prompts", id=id, revision=revision, schema="prompts", **part)
+    return Piece(Repository("dataset", id, revision), source)
+
+
+def of_table(name: str, overrides: Sequence[str]) -> list[Piece]:
+    table = actions.Table(name, overrides, None)
+    root = table.any.hub.root
+    check(root is None, "hub.root", root, "nothing is fetched then: all comes from that folder")
+    plan.judge(table.graph, table.targets)
+    return needed(node for node in table.graph.values() if node.state in ("run", "blocked"))
+
+
+def needed(nodes: Iterable[Node]) -> list[Piece]:
+    """Of each model and each split once."""
+    found: dict[Any, Piece] = {}
+    for node in nodes:
+        for name, section in node.sections.items():
+            if isinstance(section, dict) and section.get("id") and section.get("revision"):
+                piece = of_section(name, section)
+                if piece is not None:
+                    found.setdefault((piece.repository, piece.name), piece)
+    return sorted(found.values(), key=lambda piece: piece.name)
+
+
+def of_section(name: str, section: Mapping[str, Any]) -> Piece | None:
+    """A section with id and revision means a model, but for those of data."""
+    id, revision = section["id"], section["revision"]
+    if name == "source":
+        return of_data(id, revision, **{key: section[key] for key in ("split", "config", "file") if key in section})
+    if name == "calibration":
+        return of_data(id, revision, file=section["file"])
+    return None if Path(id).is_dir() else Piece(Repository("model", id, revision))
+
+
+def listed(pieces: Sequence[Piece]) -> tuple[dict[Piece, list[str]], dict[Piece, str]]:
+    """Prints each with its size and what of it lacks; returns the files to fetch, and why some cannot be told."""
+    names: dict[Piece, list[str]] = {}
+    failed: dict[Piece, str] = {}
+    missing, where = 0, None
+    for piece in pieces:
+        try:
+            where, sizes = piece.files()
+        except ConfigError as e:
+            failed[piece] = f"{e.value}: {e.remedy}"
+            print(f"{piece.name}: size unknown")
+            continue
+        names[piece] = list(sizes)
+        lacks = sum(size for name, size in sizes.items() if not (where / name).exists())
+        missing += lacks
+        print(f"{piece.name}: {shown(sum(sizes.values()))}, {shown(lacks) if lacks else 'nothing'} to fetch")
+    print(f"{len(pieces)} of the hub, {shown(missing)} to fetch", flush=True)
+    there = next((place for place in (where, *where.parents) if place.exists()), None) if where else None
+    free = shutil.disk_usage(there).free if there else missing
+    check(missing <= free, "HF_HOME", str(where), f"{shown(free)} are free there: name a place with room for it")
+    return names, failed
+
+
+def fetched(names: Mapping[Piece, Sequence[str]]) -> dict[Piece, str]:
+    failed = {}
+    for piece, each in names.items():
+        try:
+            piece.repository.get([*each, CARD], quiet=False)
+        except ConfigError as e:
+            failed[piece] = f"{e.value}: {e.remedy}"
+    return failed
+
+
+def shown(size: float) -> str:
+    at = 0
+    while size >= 1000 and at < len(UNITS) - 1:
+        size, at = size / 1000, at + 1
+    return f"{size:.3g} {UNITS[at]}"
