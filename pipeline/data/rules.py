@@ -83,9 +83,9 @@ def conversation(row: Row, column: str) -> Messages:
 
 
 def question(row: Row, column: str) -> Messages:
-    """Messages that the assistant has not answered yet; a text is what one user says."""
+    """Messages that the assistant has not answered yet; a text is what one user says. In a CSV they are JSON."""
     value = there(row, column)
-    if isinstance(value, str) and not isinstance(value, Cell):
+    if isinstance(value, str) and not (isinstance(value, Cell) and value.startswith("[{")):
         return [{"role": "user", "content": _text(value, column, empty=False)}]
     return _ending(messages(row, column), column, "user")
 
