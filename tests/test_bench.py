@@ -145,3 +145,34 @@ def test_an_outlier_depends_on_the_name_of_the_response_alone() -> None:
     assert logs == [math.log(bench.outlier(1.0, name)) for name in names] and len(set(logs)) == len(logs)
     assert abs(sum(logs) / len(logs)) < 0.15 and abs(sum(v * v for v in logs) / len(logs) - 1) < 0.2
     assert bench.outlier(0.5, names[0]) == pytest.approx(bench.outlier(1.0, names[0]) ** 0.5)
+
+
+def test_reward_bench_2_is_its_subsets_and_the_ties(tmp_path: Path) -> None:
+    """Math: right alone at the top, then at a tie with two others; Ties: right, by more than right ones differ."""
+    best = [{"id": str(i), "name": str(i), "subset": "Math", "chosen": ["a"], "num_correct": 1} for i in range(2)]
+    ties = [
+        {"id": "r", "name": "ref:0", "subset": "Ties", "chosen": ["a"], "num_correct": 1},
+        {"id": "t", "name": "tied:0", "subset": "Ties", "chosen": ["a", "b"], "num_correct": 2},
+    ]
+    data = [{**row, "prompt": "q", "cluster": "c", "rejected": ["x", "y", "z"]} for row in (*best, *ties)]
+    rewards = [[2.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0], [3.0, 0.0, 0.0, 0.0], [3.0, 2.0, 0.0, 0.0, 0.0]]
+    metrics = run(tmp_path, {"reward_bench_2": data}, {"reward_bench_2": rewards})
+    assert metrics["reward_bench_2/Math"] == pytest.approx((1 + 1 / 3) / 2)
+    # gaps 3 and 2, spread 1: all of 0.3 + 0.3 + 0.2 + 0.2, and 0.01 tanh(2 / 1 - 1)
+    assert metrics["reward_bench_2/Ties"] == pytest.approx(1 + 0.01 * math.tanh(1))
+
+
+def test_the_prior_sets_are_accuracies_and_their_mean(tmp_path: Path) -> None:
+    labels = ["shp", "shp", "summarize", "summarize", "anthropic_hhh"]
+    data = [
+        {"id": str(i), "prompt": "q", "cluster": "c", "chosen": "a", "rejected": "b", "subset": name}
+        for i, name in enumerate(labels)
+    ]
+    rewards = [[2.0, 1.0], [1.0, 1.0], [2.0, 1.0], [3.0, 1.0], [0.0, 1.0]]
+    metrics = run(tmp_path, {"prior_sets": data}, {"prior_sets": rewards})
+    assert {name: metrics[f"prior_sets/{name}"] for name in ("shp", "summarize", "anthropic_hhh", "average")} == {
+        "shp": 0.5,
+        "summarize": 1.0,
+        "anthropic_hhh": 0.0,
+        "average": 0.5,
+    }

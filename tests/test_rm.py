@@ -45,6 +45,15 @@ def turns(prompt: str, answer: str) -> list[dict[str, str]]:
     return [*chat.user(prompt), {"role": "assistant", "content": answer}]
 
 
+def test_a_pair_after_several_turns_is_read_with_all_of_them(made: Made) -> None:  # noqa: F811
+    tokenizer = models.load_rm(made.rm)[1]
+    several = [*chat.user("Hi."), {"role": "assistant", "content": "Hi!"}, *chat.user("What is 1 + 1?")]
+    row = {"prompt": "Hi.\nHi!\nWhat is 1 + 1?", "turns": several, "chosen": "2.", "rejected": "3."}
+    (group,), *_ = encode(tokenizer, [row], 160)
+    (whole,) = chat.ids(tokenizer, [[*several, {"role": "assistant", "content": "2."}]])
+    assert [*group.prompt, *group.responses[0]] == whole
+
+
 def test_without_epochs_nothing_is_trained(made: Made, tmp_path: Path) -> None:  # noqa: F811
     metrics = make("rm", tmp_path, made.inputs("rm"), "rm.epochs=0")
     body = models.load_lm(made.sft)[0].base_model.state_dict()
