@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     check(sum(key in own for key in ONE) == 1, "table", own.get("table"), "say one of table=, model=, dataset=")
     fetch = own.get("fetch", "true")
     check(fetch in ("true", "false"), "fetch", fetch, "expected true or false")
-    wanted = named(own) or of_table(own["table"], [a for a in arguments if a.partition("=")[0] not in OWN])
+    wanted = named(own) or of_tables(own["table"].split(","), [a for a in arguments if a.partition("=")[0] not in OWN])
     sizes, failed = listed(wanted)
     if fetch == "true":
         failed |= fetched(sizes)
@@ -79,12 +79,12 @@ def of_data(id: str, revision: str, **part: str) -> Piece:
     return Piece(Repository("dataset", id, revision), source)
 
 
-def of_table(name: str, overrides: Sequence[str]) -> list[Piece]:
-    table = actions.Table(name, overrides, None)
-    root = table.any.hub.root
+def of_tables(names: Sequence[str], overrides: Sequence[str]) -> list[Piece]:
+    tables = actions.Tables(names, overrides)
+    root = tables.any.hub.root
     check(root is None, "hub.root", root, "nothing is fetched then: all comes from that folder")
-    plan.judge(table.graph, table.targets)
-    return needed(node for node in table.graph.values() if node.state in ("run", "blocked"))
+    plan.judge(tables.graph, tables.targets)
+    return needed(node for node in tables.graph.values() if node.state in ("run", "blocked"))
 
 
 def needed(nodes: Iterable[Node]) -> list[Piece]:
