@@ -35,9 +35,9 @@ def check_stage(x: Cluster, stage: str, partition: Partition) -> None:
     tasks = needs.tasks or max(1, needs.gpus)
     remedy = f"stage {stage} has {needs.minutes} min: at most {needs.minutes * 60 // SIGNAL_SHARE} s of it for saving"
     check(x.signal_seconds * SIGNAL_SHARE <= needs.minutes * 60, "cluster.signal_seconds", x.signal_seconds, remedy)
-    longest = partition.minutes
-    fits = longest is None or needs.minutes <= longest
-    check(fits, f"{at}.minutes", needs.minutes, f"such a job would never start: the partition allows {longest:g} min")
+    longest = float("inf") if partition.minutes is None else partition.minutes
+    remedy = f"such a job would never start: the partition allows {longest:g} min"
+    check(needs.minutes <= longest, f"{at}.minutes", needs.minutes, remedy)
     cpus = tasks * needs.cpus
     check(cpus <= partition.cpus, f"{at}.cpus", needs.cpus, f"{tasks} tasks of it; a node has {partition.cpus} cores")
     roomy = needs.memory_gb <= partition.memory_gb

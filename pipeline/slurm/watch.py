@@ -15,7 +15,7 @@ from pipeline.slurm.client import Ended, Job
 from pipeline.slurm.ledger import Ledger, Record
 from pipeline.slurm.submit import waits
 
-QUIET_LOOKS = 3  # with nothing in the queue, before `wait` believes that nothing more will come
+QUIET_SECONDS = 30  # with nothing in the queue, until `wait` believes that nothing more will come
 PATIENCE_SECONDS = 900  # with a SLURM that does not answer
 REASONS = {
     "None": "about to be looked at",
@@ -154,7 +154,7 @@ def first_failed(node: Node, seen: Look) -> Node | None:
 def wait(graph: Graph, targets: Sequence[Node], home: Path, seconds: float) -> int:
     """Returns when all is there (0), or nothing that is missing is on its way any more (1). Goes through node failures
     and requeues: only who has left the queue for good has failed."""
-    quiet, shown, answered = 0, "", time.monotonic()
+    shown, answered, moved = "", time.monotonic(), time.monotonic()
     while True:
         plan.judge(graph, targets)
         if all(node.state in ("reuse", "idle") for node in graph.values()):
@@ -169,14 +169,14 @@ def wait(graph: Graph, targets: Sequence[Node], home: Path, seconds: float) -> i
             print(f"{e}; asking again", flush=True)
             time.sleep(seconds)
             continue
-        active = [node for node in graph.values() if node.state == "run" and seen.job(node)]
-        quiet = 0 if active else quiet + 1
+        if any(node.state == "run" and seen.job(node) for node in graph.values()):
+            moved = answered
         counts = Counter(standing(node, seen)[0] for node in graph.values() if node.state != "idle")
         text = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
         if text != shown:
             print(text, flush=True)
         shown = text
-        if quiet >= QUIET_LOOKS:
+        if answered - moved > QUIET_SECONDS:
             report(graph, seen)
             return 1
         time.sleep(seconds)
@@ -217,7 +217,7 @@ def log_lines(graph: Graph, home: Path, key: str) -> Iterable[str]:
     """The whole console of an artefact, and what its job said before the stage began."""
     node = find(graph, key)
     name = look(graph, home).element(node)
-    around = sorted((home / "submitit").glob(f"{name}*.out")) if name else []
+    around = sorted(path for end in (".out", "_*.out") for path in (home / "submitit").glob(f"{name}{end}"))
     for path in [*around, *sorted((node.folder / "log").glob("console*.log"))]:
         text = path.read_text(errors="replace").splitlines()
         if text:
