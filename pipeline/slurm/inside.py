@@ -14,13 +14,14 @@ import time
 from pathlib import Path
 from urllib.parse import urlparse
 
-from pipeline import config, job, stopping, store
+from pipeline import config, job, lock, stopping, store
 from pipeline.forkserver import redirect
 from pipeline.launch import launched
 from pipeline.slurm import client
 
 KILL_SECONDS = 600  # SLURM ends a job that it has asked to stop well within
 ROUTE_SECONDS = 5
+LOOK_SECONDS = 1  # at who makes the same artefact
 
 
 def artefact(folder: str, code: str, seconds: float, restarts: int) -> None:
@@ -38,6 +39,7 @@ def artefact(folder: str, code: str, seconds: float, restarts: int) -> None:
         came = stopping.listen(max(1.0, seconds - since_start()))
         if rank == 0:
             go_offline(Path(folder))
+            let_finish(Path(folder))
         ended = job.main(Path(folder))
     except stopping.Stopped:
         ended = job.STOPPED
@@ -47,6 +49,18 @@ def artefact(folder: str, code: str, seconds: float, restarts: int) -> None:
             leave(Path(folder), ended, came, restarts - began)
         for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
             signal.signal(number, signal.SIG_IGN)
+
+
+def let_finish(folder: Path) -> None:
+    """Waits while another process makes this artefact: an earlier start of this job may live on where SLURM has lost
+    the node. To requeue instead would cost a start and the site's delay each time."""
+    seconds = json.loads((folder / "spec.json").read_text())["around"]["run"]["lock_seconds"]
+    told = False
+    while (owner := lock.holder(folder, seconds)) is not None:
+        if not told:
+            print(f"{owner} is making this artefact; waiting for it", flush=True)
+        told = True
+        time.sleep(LOOK_SECONDS)
 
 
 def leave(folder: Path, ended: int, came: set[signal.Signals], restarts: int) -> None:
@@ -61,8 +75,6 @@ def leave(folder: Path, ended: int, came: set[signal.Signals], restarts: int) ->
     signalled = came & {signal.SIGUSR1, signal.SIGUSR2}
     if there and not signalled:
         return
-    if ended == job.HELD:
-        time.sleep(json.loads((folder / "spec.json").read_text())["around"]["run"]["lock_seconds"])
     if not signalled and ended not in (job.HELD, job.STOPPED):
         sys.exit(ended)
     if restarts <= 0:
