@@ -58,16 +58,16 @@ submit-%: .venv/ready ## What a table lacks, as jobs of SLURM; conf/cluster/$(CL
 	$(TABLES) table=$* cluster=$(CLUSTER)
 
 status: .venv/ready ## Where every artefact of TABLE stands
-	$(TABLES) table=$(TABLE) action=status
+	$(TABLES) table=$(TABLE) cluster=$(CLUSTER) action=status
 
 wait: .venv/ready ## Until all of TABLE that was submitted has ended; fails if not all is there
-	$(TABLES) table=$(TABLE) action=wait
+	$(TABLES) table=$(TABLE) cluster=$(CLUSTER) action=wait
 
 logs: .venv/ready ## What the job of artefact KEY said
-	@$(TABLES) table=$(TABLE) action=logs key=$(KEY)
+	@$(TABLES) table=$(TABLE) cluster=$(CLUSTER) action=logs key=$(KEY)
 
 cancel: .venv/ready ## KEY, or KEY=all of TABLE: out of SLURM's queue, with what waits for it
-	$(TABLES) table=$(TABLE) action=cancel key=$(KEY)
+	$(TABLES) table=$(TABLE) cluster=$(CLUSTER) action=cancel key=$(KEY)
 
 retry: .venv/ready ## Submit TABLE again; what waits (all, or KEY) is taken back first
 	$(TABLES) table=$(TABLE) cluster=$(CLUSTER) action=retry key=$(KEY)
