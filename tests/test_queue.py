@@ -118,7 +118,10 @@ def test_a_batch_script_asks_for_what_the_cluster_describes(
     assert [gamma.get(name) for name in names] == ["60", "1", "2", "2", "4096M", "1"]
     assert "gres" not in beta
     text = slurm.script(2)
-    assert text.index("module load cuda") < text.index("srun ") and "--cpus-per-task=8" in text.split("srun ")[1]
+    before, _, started = text.partition("srun ")
+    assert "module load cuda" in before and "--cpus-per-task=8" in started
+    # Each task of an element says what it says in a file that bears the element's name; the last --output holds.
+    assert started.rpartition("--output=")[2].split()[0] == str(asked.home / "submitit" / "%A_%a_%t.out")
 
 
 def test_gpus_are_asked_for_in_the_way_of_the_site(asked: Asked, slurm: Slurm):
@@ -237,6 +240,18 @@ def test_what_has_ended_well_is_forgotten(asked: Asked, slurm: Slurm):
     asked.submit()
     assert [record.job for record in Ledger(asked.home).read()] == ["4"]
     assert [path.name for path in (asked.home / "submitit").glob("*_0_submitted.pkl")] == ["4_0_submitted.pkl"]
+
+
+def test_what_another_graph_lacks_is_remembered(results: Path, slurm: Slurm):
+    """The next submit of this one must not forget how that one failed."""
+    other = Asked(results)
+    other.submit()
+    for n in (1, 2, 3):
+        slurm.end(f"{n}_0", "OUT_OF_MEMORY", "0:125")
+    alone = Asked(results, seeds=2)
+    alone.targets = [node for node in alone.targets if node.name == "gamma/g-s1"]
+    assert counts(alone.submit()) == (3, 0, 0)
+    assert other.status()["alpha/a-s0"] == ("failed", "out of memory; raise memory_gb in cluster.stages (job 1_0)")
 
 
 def test_what_is_there_is_not_submitted(asked: Asked, slurm: Slurm):
@@ -457,8 +472,8 @@ def test_logs_are_what_the_stage_said_and_what_was_said_around_it(
     for name, text in {"console.log": "step 1\nstep 2\n", "console-1.log": "follows\n"}.items():
         (node.folder / "log" / name).write_text(text)
     (asked.home / "submitit" / "2_0.out").write_text("srun: error: n1\n")
-    (asked.home / "submitit" / "2_0_0_log.out").write_text("")
-    (asked.home / "submitit" / "2_01_0_log.out").write_text("another element's\n")
+    (asked.home / "submitit" / "2_0_0.out").write_text("")
+    (asked.home / "submitit" / "2_01_0.out").write_text("another element's\n")
     assert queue.act("logs", asked.graph, asked.targets, asked.xs[0], results, node.key[:9]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"==> {asked.home / 'submitit' / '2_0.out'}",

@@ -37,7 +37,8 @@ def submit(
         signal_delay_s=x.signal_seconds,
         stderr_to_stdout=True,
         setup=[*(f"export {k}={v}" for k, v in QUIET.items()), *x.setup],
-        srun_args=[f"--cpus-per-task={needs.cpus}"],
+        # submitit would name a task's output by SLURM's own number of the element, which is another element's name.
+        srun_args=[f"--cpus-per-task={needs.cpus}", f"--output={folder / '%A_%a_%t.out'}"],
         additional_parameters={
             "array": ",".join(map(str, sorted(calls))),
             "output": str(folder / "%A_%a.out"),
