@@ -19,6 +19,7 @@ from pipeline.stages import STAGES
 
 START_SECONDS = 90  # for a job to begin, or to answer
 LOOK_SECONDS = 0.5
+GONE_LOOKS = 6  # that do not find a job in the queue; a file may be seen later than its job's end
 
 
 def examine(x: Cluster, home: Path) -> Iterator[Finding]:
@@ -57,17 +58,9 @@ def one_task(x: Cluster, home: Path, folder: Path, code: Path, jobs: list[str]) 
     size = replace(x.default, minutes=max(5, x.signal_seconds // 15), nodes=1, tasks=1, gpus=min(gpus, 1))
     number = submit(x, home, "probe", {"folder": str(folder)}, code, size, jobs)
     yield Finding("sbatch", "good", f"took job {number}")
-    told = until(lambda: store.read_json(folder / "probe.json"))
+    told = until(number, lambda: store.read_json(folder / "probe.json"))
     if told is None:
-        reason = "; ".join(f"{j.state} {j.reason}" for j in client.queue().values() if j.name == f"{number}_0")
-        why = "the job has not begun, or its node does not see this folder"
-        yield Finding(
-            "shared files",
-            "FAIL",
-            f"nothing of job {number} within {START_SECONDS} s {reason}",
-            why,
-            "put run.root where all nodes see it; or try again when the queue is short",
-        )
+        yield unseen(home, number)
         return
     yield Finding("shared files", "good", f"{told['node']} sees {home}")
     if gpus:
@@ -80,7 +73,7 @@ def one_task(x: Cluster, home: Path, folder: Path, code: Path, jobs: list[str]) 
             "set cluster.gres as the site names its GPUs; install torch for its CUDA",
         )
     client.command("scancel", "--signal=USR2", f"{number}_0")
-    came = until(lambda: (folder / "signal").exists() or None)
+    came = until(number, lambda: (folder / "signal").exists() or None)
     yield Finding(
         "signals",
         "good" if came else "warn",
@@ -90,7 +83,7 @@ def one_task(x: Cluster, home: Path, folder: Path, code: Path, jobs: list[str]) 
     )
     if not came:
         return
-    back = until(lambda: any(j.name == f"{number}_0" and j.restarts for j in client.queue().values()) or None)
+    back = until(number, lambda: restarts(number) or None)
     yield Finding(
         "requeue",
         "good" if back else "FAIL",
@@ -100,20 +93,32 @@ def one_task(x: Cluster, home: Path, folder: Path, code: Path, jobs: list[str]) 
     )
 
 
+def unseen(home: Path, number: str) -> Finding:
+    """Nothing of a job has come into the folder that it was told."""
+    job = client.queue().get(f"{number}_0")
+    if job is None:
+        found, why = f"job {number} has ended and left nothing", "its node does not see this folder, or has no pipeline"
+        remedy = f"put run.root and .venv where all nodes see them; see {home / 'submitit'}/{number}_0*.out"
+    else:
+        found = f"nothing of job {number} within {START_SECONDS} s: {job.state} {job.reason}"
+        why, remedy = "nothing can be said of the nodes before it begins", "try again when the queue is short"
+    return Finding("shared files", "FAIL", found, why, remedy)
+
+
 def talk(x: Cluster, home: Path, folder: Path, code: Path, jobs: list[str]) -> Finding:
     found = client.partitions()
     partition = found[x.partition] if x.partition else next(p for p in found.values() if p.default)
     nodes = min(2, partition.nodes)
     size = replace(x.default, minutes=max(5, x.signal_seconds // 15), nodes=nodes, tasks=2 // nodes, gpus=0)
     number = submit(x, home, "hello", {"folder": str(folder)}, code, size, jobs)
-    told = until(lambda: store.read_json(folder / "hello.json"))
+    told = until(number, lambda: store.read_json(folder / "hello.json"))
     if told == {"sum": 2}:
         return Finding("two tasks", "good", f"torch.distributed over {nodes} node(s)")
     why = "a model on several GPUs could not be trained"
     return Finding(
         "two tasks",
         "FAIL",
-        f"job {number} has not answered within {START_SECONDS} s",
+        f"job {number} did not answer",
         why,
         f"see {home / 'submitit'}/{number}_0*.out; nodes must reach each other by name",
     )
@@ -125,9 +130,15 @@ def submit(x: Cluster, home: Path, name: str, told: Any, code: Path, size: Resou
     return jobs[-1]
 
 
-def until(look: Callable[[], Any]) -> Any:
-    """What it finds, as soon as that is something."""
-    deadline = time.monotonic() + START_SECONDS
-    while (found := look()) is None and time.monotonic() < deadline:
+def restarts(number: str) -> int:
+    job = client.queue().get(f"{number}_0")
+    return job.restarts if job else 0
+
+
+def until(number: str, look: Callable[[], Any]) -> Any:
+    """What it finds, as soon as that is something; None if the job has ended without, or takes too long."""
+    deadline, gone = time.monotonic() + START_SECONDS, 0
+    while (found := look()) is None and time.monotonic() < deadline and gone < GONE_LOOKS:
+        gone = 0 if f"{number}_0" in client.queue() else gone + 1
         time.sleep(LOOK_SECONDS)
     return found

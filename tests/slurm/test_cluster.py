@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import toys
-from toys import CLUSTER, SMALL, Bench, control
+from toys import CLUSTER, SMALL, Bench, control, until
 
 from pipeline import plan
 from pipeline.config import PROJECT
 from pipeline.errors import ConfigError
 from pipeline.experiment import Resources
-from pipeline.slurm import client, watch
+from pipeline.finding import Finding
+from pipeline.slurm import client, doctor, watch
 from pipeline.slurm.check import check_cluster
 from pipeline.slurm.ledger import Ledger
 
@@ -71,6 +72,62 @@ def test_the_doctor_finds_a_good_cluster_good(cluster: Path, tmp_path: Path):
     assert found == dict.fromkeys(names, "good"), out
 
 
+def examined(folder: Path, last: str, **settings: Any) -> dict[str, Finding]:
+    """What the doctor finds, up to a check."""
+    found = {}
+    findings = doctor.examine(replace(CLUSTER, **settings), folder / "slurm")
+    while last not in found and (finding := next(findings, None)):
+        found[finding.check] = finding
+    findings.close()
+    until(lambda: client.queue() == {}, 30)
+    return found
+
+
+def test_the_doctor_finds_nodes_that_do_not_see_the_store(cluster: Path, tmp_path: Path):
+    """Here they see everything: the job is told to lose the folder."""
+    found = examined(tmp_path, "shared files", setup=(f"rm -rf {tmp_path}/slurm/doctor",))
+    assert (found["sbatch"].state, found["shared files"].state) == ("good", "FAIL")
+    assert "has ended and left nothing. its node does not see this folder" in str(found["shared files"])
+    assert "signals" not in found
+
+
+def program(folder: Path, name: str, text: str) -> str:
+    """The folder of a program that stands for SLURM's own; to be put first on PATH."""
+    path = folder / "programs" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path.parent)
+
+
+DISABLED = "echo 'Slurm accounting storage is disabled' >&2; exit 1"
+
+
+def test_the_doctor_finds_a_cluster_without_requeue_and_accounting(
+    cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    refused = program(tmp_path, "scontrol", "echo 'Requeue of job refused' >&2; exit 1")
+    monkeypatch.setenv("PATH", program(tmp_path / "programs", "sacct", DISABLED), prepend=":")
+    found = examined(tmp_path, "requeue", setup=(f"export PATH={refused}:$PATH",))
+    states = {name: finding.state for name, finding in found.items()}
+    assert (states["sacct"], states["signals"], states["requeue"]) == ("warn", "good", "FAIL"), found
+    assert "the job did not come back" in str(found["requeue"])
+
+
+def test_without_accounting_it_is_said_how_jobs_ended_while_slurmctld_knows(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PATH", program(bench.folder, "sacct", DISABLED), prepend=":")
+    bench.behave(alpha={"dies": True})
+    graph, _ = built = bench.graph()
+    bench.submit(built)
+    until(lambda: not bench.queued(), 60)
+    *lines, remark = watch.status_lines(graph, bench.home)
+    assert remark.startswith("no accounting here (sacct)")
+    assert "failed   alpha/a-s0" in lines[0] and "failed, exit code " in lines[0] and "(job " in lines[0]
+    assert "alpha/a-s0 failed" in lines[1]
+
+
 @pytest.fixture
 def paused(cluster: Path) -> Iterator[None]:
     """SLURM takes jobs and starts none."""
@@ -94,6 +151,9 @@ def test_a_sweep_over_losses_and_seeds(paused: None, tmp_path: Path):
     assert script("run.py", *words, *sweep).startswith(f"0 submitted in 0 arrays, {jobs} queued before")
     status = script("run.py", *words, "action=status", *sweep).splitlines()
     assert status[-1] == f"{jobs} queued" and any("the partition is down" in line for line in status)
+    retried = script("run.py", *words, "action=retry", "cluster.default.minutes=90", *sweep)
+    assert f"{jobs} jobs cancelled\n{jobs} submitted in " in retried
+    assert {job.limit for job in client.queue().values()} == {"1:30:00"}
     assert f"{jobs} jobs cancelled" in script("run.py", *words, "action=cancel", "key=all", *sweep)
     assert client.queue() == {}
 
