@@ -4,11 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import toys
+
+from pipeline.slurm import client
 
 START = Path(__file__).with_name("start-slurm")
 PROGRAMS = ("sbatch", "munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd")
@@ -35,7 +37,7 @@ def cluster() -> Iterator[Path]:
     folder = Path(f"/tmp/slurm-test-{os.getpid()}")
     hosts = ["--etc-hosts"] if os.geteuid() == 0 else []
     try:
-        start_slurm("start", "--dir", str(folder), "--grace", "8", "--requeue-wait", "5", *hosts)
+        start_slurm("start", "--dir", str(folder), "--grace", "4", "--requeue-wait", "5", *hosts)
         os.environ["SLURM_CONF"] = str(folder / "etc" / "slurm.conf")
         os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # jobs find the toys' code
         yield folder
@@ -51,3 +53,20 @@ def bench(cluster: Path, tmp_path: Path) -> Iterator[toys.Bench]:
     made = toys.Bench(tmp_path, cluster)
     yield made
     made.clear()
+
+
+@pytest.fixture
+def lose(cluster: Path) -> Iterator[Callable[..., None]]:
+    """Takes a node away: as a crash does, with all that runs there; or as a cut cable does. Both nodes are idle again
+    at the end."""
+    lost = []
+
+    def crash(node: str, *flags: str) -> None:
+        lost.append(node)
+        start_slurm("node-kill", node, "--dir", str(cluster), *flags)
+        toys.control("update", f"nodename={node}", "state=down", "reason=test")
+
+    yield crash
+    for node in lost:
+        start_slurm("node-up", node, "--dir", str(cluster))
+    toys.until(lambda: client.command("sinfo", "-hN", "-p", "main", "-o", "%T").split() == ["idle", "idle"], 90)

@@ -2,13 +2,14 @@
 
 import re
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import start_slurm
+import toys
 from toys import Bench, all_done, control, named, unbroken, until
 
 from pipeline import store
@@ -16,12 +17,12 @@ from pipeline.plan import Graph, Node
 from pipeline.slurm import client, watch
 from pipeline.slurm.client import Job
 
-SLOW = {"steps": 25, "seconds": 0.1}
+SLOW: dict[str, Any] = {"steps": 25, "seconds": 0.1}
 
 
-def under_way(bench: Bench, **cluster: Any) -> tuple[Graph, Node, Job]:
+def under_way(bench: Bench, steps: int = SLOW["steps"], **cluster: Any) -> tuple[Graph, Node, Job]:
     """A graph whose first stage has begun and is far from its end; with the stage's job."""
-    bench.behave(alpha=SLOW)
+    bench.behave(alpha={**SLOW, "steps": steps})
     built = bench.graph()
     bench.submit(built, **cluster)
     alpha = named(built[0])["alpha"]
@@ -46,18 +47,33 @@ def goes_on(bench: Bench, graph: Graph, alpha: Node, seconds: float = 60) -> Non
     assert bench.outputs() == unbroken(bench.folder, alpha=SLOW)
 
 
-@pytest.mark.parametrize("name", ["USR1", "USR2"])
-def test_a_user_signal(bench: Bench, name: str):
-    graph, alpha, job = under_way(bench)
-    client.command("scancel", f"--signal={name}", job.name)
-    goes_on(bench, graph, alpha)
-    assert "saved; this job goes back to the queue" in console(alpha)
+WAYS = {
+    "USR1": lambda job: client.command("scancel", "--signal=USR1", job.name),
+    "USR2": lambda job: client.command("scancel", "--signal=USR2", job.name),
+    "by hand": lambda job: control("requeue", job.name),
+}
 
 
-def test_requeued_by_hand(bench: Bench):
-    graph, alpha, job = under_way(bench)
-    control("requeue", job.name)
+@pytest.fixture(scope="module")
+def stopped(cluster: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Bench, Graph, Node]]]:
+    """A graph for each way to stop its first stage, stopped at about the same time: what follows takes SLURM a
+    while."""
+    made = {}
+    for way, stop in WAYS.items():
+        bench = Bench(tmp_path_factory.mktemp("stopped"), cluster)
+        graph, alpha, job = under_way(bench)
+        stop(job)
+        made[way] = bench, graph, alpha
+    yield made
+    for bench, _, _ in made.values():
+        bench.clear()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_sent_back_to_the_queue(stopped: dict[str, tuple[Bench, Graph, Node]], way: str):
+    bench, graph, alpha = stopped[way]
     goes_on(bench, graph, alpha)
+    assert ("saved; this job goes back to the queue" in console(alpha)) is (way != "by hand")
 
 
 def test_cancelled_and_submitted_again(bench: Bench):
@@ -73,11 +89,13 @@ def test_cancelled_and_submitted_again(bench: Bench):
 
 
 @contextmanager
-def without_user_signal(cluster: Path) -> Iterator[None]:
-    """As on many clusters: who is preempted gets SIGTERM alone."""
+def configured(cluster: Path, pattern: str, text: str) -> Iterator[None]:
+    """With a line of slurm.conf replaced."""
     path = cluster / "etc" / "slurm.conf"
     before = path.read_text()
-    path.write_text(re.sub(r"(?m)^(SlurmctldParameters|PreemptParameters)=.*\n", "", before))
+    changed = re.sub(rf"(?m)^{pattern}$", text, before)
+    assert changed != before, f"no line {pattern}"
+    path.write_text(changed)
     control("reconfigure")
     try:
         yield
@@ -99,25 +117,47 @@ def test_preempted_with_the_user_signal(bench: Bench):
 
 
 def test_preempted_without_the_user_signal(bench: Bench):
-    with without_user_signal(bench.cluster):
+    """As on many clusters: who is preempted gets SIGTERM alone."""
+    with configured(bench.cluster, r"(SlurmctldParameters|PreemptParameters)=.*", ""):
         graph, alpha, _job = under_way(bench, partition="low")
         preempt(bench)
         goes_on(bench, graph, alpha)
     assert "asked to stop by SIGTERM" in console(alpha)
 
 
-def test_a_node_fails(bench: Bench):
-    """Its slurmd dies and the node is given up; the stage's process may live on there, and then holds the lock."""
-    graph, _alpha, job = under_way(bench)
-    node = job.nodes
-    start_slurm("node-kill", node, "--dir", str(bench.cluster))
+def waiter(bench: Bench) -> subprocess.Popen[str]:
+    """Another process that waits for the graph."""
+    words = [sys.executable, toys.__file__, "wait", str(bench.folder)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_node_is_lost_with_all_that_runs_there(bench: Bench, lose: Callable[..., None]):
+    """`wait` is not deceived by NODE_FAIL: SLURM queues the job again, and it goes on elsewhere."""
+    graph, alpha, job = under_way(bench)
+    process = waiter(bench)
+    lose(job.nodes, "--jobs")
     try:
-        control("update", f"nodename={node}", "state=down", "reason=test")
-        until(lambda: all_done(graph), 60)
+        out, _ = process.communicate(timeout=90)
     finally:
-        start_slurm("node-up", node, "--dir", str(bench.cluster))
-    assert bench.outputs() == unbroken(bench.folder, alpha=SLOW)
-    until(lambda: not bench.queued(), 60)
+        process.kill()
+    assert process.returncode == 0 and out.endswith("all 1 there\n"), out
+    goes_on(bench, graph, alpha)
+    assert f"--- job {job.name} on {other(job.nodes)}, start 2" in console(alpha)
+
+
+def test_what_lives_on_where_slurm_has_given_up_is_waited_for(bench: Bench, lose: Callable[..., None]):
+    """The node cannot be reached, and what ran there runs on: the job's next start lets it finish."""
+    graph, alpha, job = under_way(bench, steps=150)
+    lose(job.nodes)
+    until(lambda: all_done(graph), 90)
+    assert resumed(alpha) == [0] and f"--- job {job.name} on {other(job.nodes)}, start 2" in console(alpha)
+    assert "is making this artefact; waiting for it" in console(alpha)
+    assert bench.outputs() == unbroken(bench.folder, alpha={**SLOW, "steps": 150})
+    until(lambda: not bench.queued(), 30)
+
+
+def other(node: str) -> str:
+    return {"n1": "n2", "n2": "n1"}[node]
 
 
 def test_stopped_too_often_is_a_failure(bench: Bench):

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from pipeline.slurm.ledger import Ledger
 
 def submitter(bench: Bench, seeds: int) -> subprocess.Popen[str]:
     """Another process that submits what `spread` describes."""
-    words = [sys.executable, toys.__file__, str(bench.folder), str(seeds)]
+    words = [sys.executable, toys.__file__, "submit", str(bench.folder), str(seeds)]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
@@ -126,6 +127,10 @@ def test_a_failed_seed_stops_only_its_own_line(bench: Bench):
     until(lambda: not bench.queued(), 60)
     done = sorted(node.name for node in built[0].values() if store.is_done(node.folder))
     assert done == ["alpha/a-s0", "alpha/a-s1", "alpha/a-s2", "beta/b-s0", "beta/b-s2", "gamma/g-s0", "gamma/g-s2"]
+    failed = next(r.element(1) for r in Ledger(bench.home).read() if r.name.startswith("beta/"))
+    said = "\n".join(watch.log_lines(built[0], bench.home, "beta/b-s1"))
+    assert set(re.findall(r"job_id=(\w+)", said)) == {failed}
+    assert "ValueError: no luck" in said
 
 
 @pytest.mark.parametrize("after", ["", "afterok:999999_0"])  # SLURM starts a child whose parent it has forgotten

@@ -14,7 +14,7 @@ from pipeline import dispatch, plan, store
 from pipeline.config import experiment
 from pipeline.experiment import Cluster, Resources
 from pipeline.plan import Graph, Node
-from pipeline.slurm import client, submit
+from pipeline.slurm import client, submit, watch
 from pipeline.stage import Stage
 
 SMALL = Resources(minutes=2, cpus=1, memory_gb=0.25, nodes=1, gpus=0)
@@ -122,8 +122,10 @@ def control(*words: str) -> None:
     subprocess.run(["scontrol", *words], check=True, capture_output=True)
 
 
-if __name__ == "__main__":  # toys.py FOLDER N submits and can be killed
+if __name__ == "__main__":  # toys.py submit FOLDER N; toys.py wait FOLDER: both can be killed
     here = Bench.__new__(Bench)
-    folder = Path(sys.argv[1])
+    folder = Path(sys.argv[2])
     here.root, here.home = folder / "results" / "runs", folder / "results" / "slurm"
-    print(here.submit(here.graph(*spread(int(sys.argv[2])))), flush=True)
+    if sys.argv[1] == "wait":
+        sys.exit(watch.wait(*here.graph(), here.home, CLUSTER.poll_seconds))
+    print(here.submit(here.graph(*spread(int(sys.argv[3])))), flush=True)
