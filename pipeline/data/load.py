@@ -8,7 +8,7 @@ reward model could not tell apart, since they are the same up to its limit, are 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import store
+from pipeline import hub, store
 from pipeline.config import PROJECT
 from pipeline.data import files, reading
 from pipeline.data.rules import Broken, LeftOut, label
@@ -69,6 +69,15 @@ class Count:
 
 
 @dataclass(frozen=True)
+class Given:
+    """A file, by its name in its repository, and the split that it is of."""
+
+    name: str
+    path: Path
+    split: str | None = None
+
+
+@dataclass(frozen=True)
 class Place:
     file: str
     row: int
@@ -87,13 +96,12 @@ def load(source: Source, root: str | None, out: Path) -> tuple[dict[str, Any], d
     name = source.id or Path(str(source.path)).name
     check(written > 0, "source", name, f"no row is left of {count.read}: {told(count)}")
     dropped = sum(count.broken.values())
-    check(
-        dropped <= written, "schema", source.schema, f"{dropped} of {count.read} rows of {name} break it: another one?"
-    )
+    most = f"{dropped} of {count.read} rows of {name} break it: another one?"
+    check(2 * dropped <= count.read, "schema", source.schema, most)
     card = {
         **{key: getattr(source, key) for key in ("part", "schema", "id", "revision", "split", "config", "licence")},
         "commit": commit,
-        "files": {path.name: store.sha256(path) for path, _ in found},
+        "files": {given.name: store.sha256(given.path) for given in found},
         "read": count.read,
         "rows": written,
         **{key: dict(sorted(getattr(count, key).items())) for key in ("broken", "left_out")},
@@ -106,35 +114,34 @@ def told(count: Count) -> str:
     return ", ".join(f"{n} {why}" for why, n in (count.broken + count.left_out).items()) or "empty files"
 
 
-def where(source: Source, root: str | None) -> tuple[str | None, list[tuple[Path, str | None]]]:
-    """The commit, and the files with their splits."""
+def where(source: Source, root: str | None) -> tuple[str | None, list[Given]]:
+    """The commit, and the files, which hold what they should."""
     if source.kind == "local":
         path = PROJECT / str(source.path)
-        check(path.is_file(), "data.path", source.path, "no such file")
-        return None, [(path, None)]
-    repository, names = files.find(source, root)
-    found = repository.get(list(names))
-    paths = [(found.folder / name, split) for name, split in names.items()]
-    for path, _ in paths:
-        check(path.is_file(), "source", f"{repository.name}/{path.name}", f"not there: {repository.remedy}")
+        commit, found = None, [Given(path.name, path)]
+    else:
+        repository, names = files.find(source, root)
+        there = repository.get(list(names))
+        commit, found = there.commit, [Given(name, there.folder / name, split) for name, split in names.items()]
+    for given in found:
+        check(given.path.is_file(), "source", source.id or source.path, f"has no file {given.name}")
         if source.sha256 is not None:
-            made = store.sha256(path)
-            check(made == source.sha256, "sha256", source.sha256, f"{path.name} has {made}: name the content meant")
-    return found.commit, paths
+            hub.check_content(given.path, source.sha256, "source")
+    return commit, found
 
 
-def wanted(source: Source, found: list[tuple[Path, str | None]], count: Count) -> Iterator[Made]:
+def wanted(source: Source, found: Sequence[Given], count: Count) -> Iterator[Made]:
     """The good rows: each so many-th, no twins, no more than asked for."""
     kept = 0
     twins: set[bytes] = set()
     for at, row in enumerate(good(source, found, count)):
+        said = digest(row) if source.part in TRAINED_ON else row["id"].encode()
         if at % (source.every or 1):
             count.left_out["not every"] += 1
-        elif source.part in TRAINED_ON and digest(row) in twins:
+        elif said in twins:
             count.left_out["twin"] += 1
         else:
-            if source.part in TRAINED_ON:
-                twins.add(digest(row))
+            twins.add(said)
             yield row
             kept += 1
             if kept == source.n:
@@ -147,18 +154,18 @@ def digest(row: Made) -> bytes:
     return hashlib.sha256(json.dumps(said).encode()).digest()[:16]
 
 
-def good(source: Source, found: list[tuple[Path, str | None]], count: Count) -> Iterator[Made]:
+def good(source: Source, found: Sequence[Given], count: Count) -> Iterator[Made]:
     """Rows that keep all rules; the first that does not is refused, or counted."""
     schema = SCHEMAS[str(source.schema)]
     read, names = schema.parts[source.part], Names(schema)
-    for path, split in found:
-        for at, row in reading.rows(path):
-            place = Place(path.name, at, count.read)
+    for given in found:
+        for at, row in reading.rows(given.path):
+            place = Place(given.path.name, at, count.read)
             if at == 1:
                 check_columns(place, schema, row)
             count.read += 1
             try:
-                made = read(row if split is None else {**row, "split": split})
+                made = read(row if given.split is None else {**row, "split": given.split})
                 made["id"] = f"{source.schema}-{names.of(row, place)}"
             except LeftOut as e:
                 count.left_out[str(e)] += 1

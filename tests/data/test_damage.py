@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hub_fixtures import assistant, user
 
-from pipeline import plan, rows
+from pipeline import plan, rows, store
 from pipeline.config import PROJECT, experiment
 from pipeline.data.load import load
 from pipeline.errors import ConfigError
@@ -144,6 +144,25 @@ def test_where_most_rows_are_bad_another_schema_is_meant(tmp_path: Path) -> None
     hub_fixtures.put(path, made)
     with pytest.raises(ConfigError, match=r"^schema = 'pairs': 3 of 4 rows of rows\.jsonl break it"):
         load(local(path, "pairs", bad="drop"), None, tmp_path)
+
+
+def test_a_file_that_changed_since_it_was_planned_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    hub_fixtures.put(path, MADE["pairs"](3))
+    planned = local(path, "pairs", sha256=store.sha256(path))
+    load(planned, None, tmp_path)
+    hub_fixtures.put(path, MADE["pairs"](2))
+    with pytest.raises(ConfigError, match=r"^source\.sha256 = .*name the content that is meant"):
+        load(planned, None, tmp_path)
+
+
+def test_where_few_rows_are_taken_bad_ones_are_measured_by_all_that_were_read(tmp_path: Path) -> None:
+    made, path = MADE["pairs"](20), tmp_path / "rows.jsonl"
+    for row in made[:4]:
+        row["rejected"] = row["chosen"]
+    hub_fixtures.put(path, made)
+    card, _ = load(local(path, "pairs", bad="drop", every=8), None, tmp_path)
+    assert (card["rows"], card["broken"], card["left_out"]) == (2, {"same": 4}, {"not every": 14})
 
 
 def test_twins_are_left_out_of_what_is_trained_on_alone(tmp_path: Path) -> None:
