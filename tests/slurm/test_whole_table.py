@@ -75,7 +75,11 @@ def here(
 def make(*words: str) -> str:
     """What a target prints. .venv is there: this test runs in it."""
     done = subprocess.run(
-        ["make", "-o", ".venv/ready", *words], cwd=PROJECT, capture_output=True, text=True, timeout=300
+        ["make", "--no-print-directory", "-o", ".venv/ready", *words],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
