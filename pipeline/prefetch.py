@@ -16,8 +16,8 @@ from pipeline.experiment import Source
 from pipeline.hub import CARD, MODEL_FILES, NO_MODEL_FILES, Repository, chosen
 from pipeline.plan import Node
 
-OWN = ("table", "model", "dataset", "split", "config", "file", "fetch")
-ONE = ("table", "model", "dataset")
+ONE, PART = ("table", "model", "dataset"), ("split", "config", "file")
+OWN = (*ONE, *PART, "fetch")
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -69,13 +69,14 @@ def named(own: Mapping[str, str]) -> list[Piece]:
         return []
     kind = "model" if "model" in own else "dataset"
     id, _, revision = own[kind].partition("@")
-    part = {key: own[key] for key in ("split", "config", "file") if key in own}
-    return [of_data(id, revision or "main", **part) if part else Piece(Repository(kind, id, revision or "main"))]
+    some = kind == "dataset" and any(key in own for key in PART)
+    return [of_data(id, revision or "main", own) if some else Piece(Repository(kind, id, revision or "main"))]
 
 
-def of_data(id: str, revision: str, **part: str) -> Piece:
-    """Whatever its columns are."""
-    source = Source("hub", "prompts", id=id, revision=revision, schema="prompts", **part)
+def of_data(id: str, revision: str, part: Mapping[str, Any]) -> Piece:
+    """A split, or a file, whatever its columns are."""
+    split, config, file = (part.get(key) for key in PART)
+    source = Source("hub", "prompts", id=id, revision=revision, schema="prompts", split=split, config=config, file=file)
     return Piece(Repository("dataset", id, revision), source)
 
 
@@ -103,9 +104,9 @@ def of_section(name: str, section: Mapping[str, Any]) -> Piece | None:
     """A section with id and revision means a model, but for those of data."""
     id, revision = section["id"], section["revision"]
     if name == "source":
-        return of_data(id, revision, **{key: section[key] for key in ("split", "config", "file") if key in section})
+        return of_data(id, revision, section)
     if name == "calibration":
-        return of_data(id, revision, file=section["file"])
+        return of_data(id, revision, {"file": section["file"]})
     return None if Path(id).is_dir() else Piece(Repository("model", id, revision))
 
 

@@ -31,7 +31,11 @@ def set_to(column: str, value: Any) -> Callable[[list[Row]], None]:
 
 
 def without(column: str) -> Callable[[list[Row]], None]:
-    return lambda made: [row.pop(column) for row in made] and None
+    def take(made: list[Row]) -> None:
+        for row in made:
+            del row[column]
+
+    return take
 
 
 def turns(*roles: str) -> list[Row]:
