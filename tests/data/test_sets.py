@@ -166,6 +166,14 @@ def test_several_sets_are_one_each_by_its_name(root: Path, tmp_path: Path) -> No
     assert len({row["id"] for row in made}) == len(made)
 
 
+@pytest.mark.parametrize(("scale", "expected"), [("paper", [11082, None, None, None]), ("smoke", [16] * 4)])
+def test_of_several_sets_each_has_at_most_what_is_asked_of_all(scale: str, expected: list[int | None]) -> None:
+    x = experiment([f"scale={scale}", "data=ultra"])
+    assert x.data.benchmarks["scenarios"] is not None
+    name, asked = data_of(x, x.data.benchmarks["scenarios"], 0)
+    assert [each.source.n for _, each in STAGES[name].needs(asked).values() if each.source] == expected
+
+
 def test_a_source_of_the_hub_is_one_artefact_whatever_the_seed(tmp_path: Path) -> None:
     x = experiment(["scale=paper"])
     builder = Builder(STAGES, tmp_path)
