@@ -126,7 +126,8 @@ def listed(pieces: Sequence[Piece]) -> tuple[dict[Piece, list[str]], dict[Piece,
         lacks = sum(size for name, size in sizes.items() if not (where / name).exists())
         missing += lacks
         print(f"{piece.name}: {shown(sum(sizes.values()))}, {shown(lacks) if lacks else 'nothing'} to fetch")
-    print(f"{len(pieces)} of the hub, {shown(missing)} to fetch", flush=True)
+    unknown = f", and {len(failed)} of unknown size" if failed else ""
+    print(f"{len(pieces)} of the hub, {shown(missing)} to fetch{unknown}", flush=True)
     there = next((place for place in (where, *where.parents) if place.exists()), None) if where else None
     free = shutil.disk_usage(there).free if there else missing
     check(missing <= free, "HF_HOME", str(where), f"{shown(free)} are free there: name a place with room for it")

@@ -82,6 +82,7 @@ def test_what_is_gated_is_said_and_the_rest_is_fetched(
     assert prefetch.run([*TABLE, f"run.root={tmp_path / 'results'}"]) == 1
     said = capsys.readouterr()
     assert "model   meta-llama/Llama-3.2-3B@main: size unknown" in said.out
+    assert said.out.splitlines()[-1].endswith(" to fetch, and 1 of unknown size")
     (error,) = (line for line in said.err.splitlines() if line.startswith("error: "))
     assert error.startswith("error: model meta-llama/Llama-3.2-3B@main: its owner gives access on request: ask at")
     assert "data/filtered-00000-of-00001.parquet" in dict(server.sent)
