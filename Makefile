@@ -100,7 +100,7 @@ best-of-n: .venv/ready ## Gold reward of what a reward model picks among N sampl
 	$(STAGE) stage=best_of_n
 
 prefetch: .venv/ready ## Models and data of the hub that TABLE lacks, sizes first; or MODEL=id@revision, DATASET=id@revision
-	$(PY) scripts/prefetch.py $(if $(MODEL)$(DATASET),$(if $(MODEL),model=$(MODEL)) $(if $(DATASET),dataset=$(DATASET)) $(if $(SPLIT),split=$(SPLIT)) $(if $(CONFIG),config=$(CONFIG)) $(if $(FILE),file=$(FILE)),table=$(TABLE) scale=$(SCALE)) $(ARGS)
+	$(PY) scripts/prefetch.py $(if $(MODEL)$(DATASET),repository=$(if $(MODEL),models/$(MODEL),datasets/$(DATASET)) $(if $(SPLIT),split=$(SPLIT)) $(if $(CONFIG),config=$(CONFIG)) $(if $(FILE),file=$(FILE)),table=$(TABLE) scale=$(SCALE)) $(ARGS)
 
 doctor: .venv/ready ## Can scores of RM=folder or hub id be trusted? DATA=my.jsonl: lengths and ties on your own texts; ARGS=--json
 	@$(PY) scripts/doctor.py rm=$(RM) $(if $(DATA),data=$(DATA)) $(ARGS)

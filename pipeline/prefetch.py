@@ -16,8 +16,8 @@ from pipeline.experiment import Source
 from pipeline.hub import CARD, MODEL_FILES, NO_MODEL_FILES, Repository, chosen
 from pipeline.plan import Node
 
-ONE, PART = ("table", "model", "dataset"), ("split", "config", "file")
-OWN = (*ONE, *PART, "fetch")
+PART = ("split", "config", "file")
+OWN = ("table", "repository", *PART, "fetch")
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     """From a command line; returns the exit code."""
     own = {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OWN}
     config.check_first_names(arguments, OWN)
-    check(sum(key in own for key in ONE) == 1, "table", own.get("table"), "say one of table=, model=, dataset=")
+    check(("table" in own) != ("repository" in own), "table", own.get("table"), "say table= or repository=")
     fetch = own.get("fetch", "true")
     check(fetch in ("true", "false"), "fetch", fetch, "expected true or false")
     wanted = named(own) or of_tables(own["table"].split(","), [a for a in arguments if a.partition("=")[0] not in OWN])
@@ -67,10 +67,12 @@ def named(own: Mapping[str, str]) -> list[Piece]:
     """What the command line names itself; nothing if it names a table."""
     if "table" in own:
         return []
-    kind = "model" if "model" in own else "dataset"
-    id, _, revision = own[kind].partition("@")
-    some = kind == "dataset" and any(key in own for key in PART)
-    return [of_data(id, revision or "main", own) if some else Piece(Repository(kind, id, revision or "main"))]
+    name, _, revision = own["repository"].partition("@")
+    kind, _, id = name.partition("/")
+    check(kind in ("models", "datasets"), "repository", name, "expected models/ORG/NAME or datasets/ORG/NAME")
+    if kind == "datasets" and any(key in own for key in PART):
+        return [of_data(id, revision or "main", own)]
+    return [Piece(Repository("model" if kind == "models" else "dataset", id, revision or "main"))]
 
 
 def of_data(id: str, revision: str, part: Mapping[str, Any]) -> Piece:

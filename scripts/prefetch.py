@@ -1,9 +1,9 @@
 """What missing artefacts need of the hub, into its client's cache; sizes first.
 
-    scripts/prefetch.py table=bsr-2 scale=paper              models and data sets of a table's missing artefacts
-    scripts/prefetch.py table=bsr-2 scale=paper fetch=false  only say which, and how large
-    scripts/prefetch.py model=org/name@revision              one model
-    scripts/prefetch.py dataset=org/name@revision            one data set, or of it split=, config=, file=
+    scripts/prefetch.py table=bsr-2 scale=paper                models and data sets of a table's missing artefacts
+    scripts/prefetch.py table=bsr-2 scale=paper fetch=false    only say which, and how large
+    scripts/prefetch.py repository=models/org/name@revision    one model
+    scripts/prefetch.py repository=datasets/org/name@revision  one data set, or of it split=, config=, file=
 
 Afterwards HF_HUB_OFFLINE=1 works. What was interrupted goes on where it ended. HF_HOME says where the cache lies; for
 gated models ask for access on their hub page, then hf auth login. Any key of conf/ can follow. Exit code 1 if something

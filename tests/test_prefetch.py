@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError
 MODEL = "models/meta-llama/Llama-3.2-3B"
 WEIGHTS = {"config.json": b"{}", "model.safetensors": b"w" * 5000, "pytorch_model.bin": b"p" * 9000}
 ABOUT = (".gitattributes", "README.md")
-TABLE = ("table=cross", "scale=paper", "data.benchmarks.reward_bench_2=null")
+TABLE = ("table=cross", "scale=paper", "model=llama-3.2-3b", "policy=same", "data.benchmarks.reward_bench_2=null")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_what_broke_off_goes_on(server: HubServer, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
     server.breaks["model.safetensors"] = 2000
-    assert prefetch.run(["model=meta-llama/Llama-3.2-3B"]) == 0
+    assert prefetch.run(["repository=models/meta-llama/Llama-3.2-3B"]) == 0
     assert [begin for name, begin in server.sent if name == "model.safetensors"] == [0, 2000]
     (found,) = (tmp_path / "cache").rglob("model.safetensors")
     assert found.read_bytes() == WEIGHTS["model.safetensors"]
@@ -88,12 +88,23 @@ def test_what_is_gated_is_said_and_the_rest_is_fetched(
     assert "data/filtered-00000-of-00001.parquet" in dict(server.sent)
 
 
+def test_what_is_blocked_for_now_is_fetched_too(
+    server: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A judge's model, though two answers to an instruction are not judged."""
+    more = ("judge=gold_model", "generate.samples=2", f"run.root={tmp_path / 'results'}", "fetch=false")
+    assert prefetch.run([*TABLE, *more]) == 1
+    assert "model   Skywork/Skywork-Reward-Llama-3.1-8B-v0.2@main: size unknown" in capsys.readouterr().out
+
+
 def test_one_split_of_a_data_set(server: HubServer) -> None:
-    assert prefetch.run(["dataset=HuggingFaceH4/ultrachat_200k", "split=test_sft"]) == 0
+    assert prefetch.run(["repository=datasets/HuggingFaceH4/ultrachat_200k", "split=test_sft"]) == 0
     assert {name for name, _ in server.sent} == {*ABOUT, "data/test_sft-00000-of-00001.parquet"}
 
 
-@pytest.mark.parametrize("arguments", [[], ["model=org/a", "dataset=org/b"], ["table=cross", "hub.root=here"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["repository=models/org/a", "table=cross"], ["repository=org/a"], ["table=bsr-2", "hub.root=here"]]
+)
 def test_what_cannot_be_meant_is_refused(arguments: list[str]) -> None:
     with pytest.raises(ConfigError):
         prefetch.run(arguments)
