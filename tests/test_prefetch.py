@@ -103,7 +103,7 @@ def test_one_split_of_a_data_set(server: HubServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["repository=models/org/a", "table=cross"], ["repository=org/a"], ["table=bsr-2", "hub.root=here"]]
+    "arguments", [[], ["repository=models/org/a", "table=cross"], ["repository=org/a"], ["table=bsr-2", "hub.root=a"]]
 )
 def test_what_cannot_be_meant_is_refused(arguments: list[str]) -> None:
     with pytest.raises(ConfigError):
