@@ -5,24 +5,21 @@ It says what is there, and mends nothing. Whether a label is right it cannot tel
 """
 
 import math
-import re
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline import own
 from pipeline.conversations import Asked, text
 from pipeline.errors import ConfigError
 from pipeline.finding import Finding
+from pipeline.minhash import Bands, Grams, grams, jaccard
 
 SHOWN = 5  # rows named in a finding
 LONGER = 0.1  # how far from one half the share of longer chosen answers may be
 NEAR = 0.8  # Jaccard similarity of word triples from which two rows nearly say the same
-WORDS = re.compile(r"\w+")
-BANDS, HASHES = 16, 4  # of the MinHash: rows of similarity 0.8 meet in a band with probability 0.9998
+BANDS = Bands(bands=16, hashes=4)  # rows of similarity 0.8 meet with probability 0.9998
 Z = 1.96
 
 
@@ -121,25 +118,17 @@ def near_duplicates(asked: Sequence[Asked]) -> Finding:
     return Finding("near-duplicates", "good", "none", why)
 
 
-def triples(a: Asked) -> NDArray[np.uint64]:
-    """Hashes of all runs of three words of a row, whichever answer was chosen."""
-    runs: set[bytes] = set()
-    for said in (text(a.prompt), *a.responses):
-        words = WORDS.findall(said.lower())
-        runs.update(" ".join(words[i : i + 3]).encode() for i in range(max(1, len(words) - 2)))
-    return np.array(sorted({zlib.crc32(run) for run in runs}), dtype=np.uint64)
+def triples(a: Asked) -> Grams:
+    """Runs of three words of a row, whichever answer was chosen."""
+    return grams([text(a.prompt), *a.responses], words=3)
 
 
-def repeats(rows: Sequence[NDArray[np.uint64]]) -> list[tuple[int, int]]:
-    """(row, the earlier row that it nearly repeats). Candidates share a band of their MinHash; each is compared
-    with the first row of a bucket only."""
-    rng = np.random.default_rng(0)
-    factor, shift = (rng.integers(1, 2**31, BANDS * HASHES, dtype=np.uint64)[:, None] for _ in range(2))
-    first: dict[tuple[int, bytes], int] = {}
+def repeats(rows: Sequence[Grams]) -> list[tuple[int, int]]:
+    """(row, the earlier row that it nearly repeats). Each candidate is compared with the first row of a bucket only."""
+    first: dict[bytes, int] = {}
     found = []
     for i, row in enumerate(rows):
-        least = ((row * factor + shift) % np.uint64(2**61 - 1) % np.uint64(2**32)).min(axis=1)  # (BANDS * HASHES,)
-        buckets = [(band, hashes.tobytes()) for band, hashes in enumerate(least.reshape(BANDS, HASHES))]
+        buckets = BANDS.buckets(row)
         earlier = sorted({first[b] for b in buckets if b in first})
         same = next((j for j in earlier if jaccard(row, rows[j]) >= NEAR), None)
         if same is not None:
@@ -147,8 +136,3 @@ def repeats(rows: Sequence[NDArray[np.uint64]]) -> list[tuple[int, int]]:
         for b in buckets:
             first.setdefault(b, i)
     return found
-
-
-def jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
-    both = len(np.intersect1d(one, other, assume_unique=True))
-    return both / (len(one) + len(other) - both)
