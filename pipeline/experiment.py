@@ -1,5 +1,6 @@
 """The experiment as frozen dataclasses: every setting with type, meaning and checks. Values are in `conf/`."""
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -47,16 +48,20 @@ OF_KIND = {  # what a source must say, and what it may
     "hub": (("id", "revision", "schema"), ("n", "split", "config", "file", "sha256", "every", "bad", "licence")),
     "local": (("schema",), ("path", "n", "sha256", "every", "bad", "licence")),
     "sets": (("sets",), ("n",)),
+    "scratch": ((), ("n",)),
 }
+SCRATCH_PARTS = ("split", "answered", "preferences", "in_domain", "prompts", "scenarios")  # stages/scenarios.py
 
 
 @dataclass(frozen=True)
 class Source:
-    """One set of rows: from the micro world, of a hub data set at a revision, of a file of one's own, or several sets
-    in one."""
+    """One set of rows: from the micro world, of a hub data set at a revision, of a file of one's own, several sets in
+    one, or made of data.scratch."""
 
-    kind: Literal["world", "hub", "local", "sets"]
-    part: str  # what kind of rows; for the world one of world.PARTS, else one of data.PARTS
+    kind: Literal["world", "hub", "local", "sets", "scratch"]
+    part: (
+        str  # kind of rows; for the world one of world.PARTS, for scratch one of SCRATCH_PARTS, else one of data.PARTS
+    )
     n: int | None = None  # rows to take, the first ones, of each set if there are several; None: all (not of the world)
     seed: int | None = None  # set by the stage that asks: new rows for each seed
     id: str | None = None
@@ -84,6 +89,11 @@ class Source:
             check(value is None or value > 0, name, value, "must be positive")
         if self.kind == "world":
             check(self.part in PARTS, "part", self.part, f"no such part of the world; known: {', '.join(PARTS)}")
+        if self.kind == "scratch":
+            known = ", ".join(SCRATCH_PARTS)
+            check(self.part in SCRATCH_PARTS, "part", self.part, f"data.scratch makes no such part; known: {known}")
+            some = self.n is None or self.part not in ("split", "answered")
+            check(some, "n", self.n, f"has no meaning with part={self.part}: see data.scratch.split; remove it")
         if self.kind == "hub":
             one = (self.split is None) != (self.file is None)
             check(one, "split", self.split, "say which split, or with file= which file")
@@ -98,6 +108,72 @@ class Source:
             check(flat, f"sets.{name}.kind", source.kind, "must be hub or local")
 
 
+COMMIT, CONTENT = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
+
+
+def check_pinned(trusted: object, revision: str | None) -> None:
+    """Code of others runs at a commit that was looked at, never at a branch that may move."""
+    pinned = revision is not None and bool(COMMIT.fullmatch(revision) or CONTENT.fullmatch(revision))
+    remedy = (
+        "trust_remote_code=true needs a pinned one: the commit, 40 hex digits; of a folder the SHA-256 of its files"
+    )
+    check(trusted is None or pinned, "revision", revision, remedy)
+
+
+@dataclass(frozen=True)
+class Gold:
+    """A reward model whose rewards count as gold."""
+
+    id: str  # of the hub, or a folder
+    revision: str
+    trust_remote_code: Literal[True] | None = None  # runs code that lies beside the weights; None: refuses the model
+    compute: "Compute | None" = None  # set by the stage that asks
+
+    def __post_init__(self) -> None:
+        check_pinned(self.trust_remote_code, self.revision)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many rows there must be: another number means other data or another rule, and is refused."""
+
+    rows: int  # with four responses each
+    distinct: int  # of these, with a prompt of their own and four different responses
+    train: int
+    valid: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which prompts are trained on, and which of their responses are pairs."""
+
+    seed: int  # of this alone: the same sets for every seed of the experiment, as published sets are
+    train: int  # prompts
+    valid: int | None = None  # None: all others
+    counts: Counts | None = None  # None: unchecked
+
+    def __post_init__(self) -> None:
+        for name in ("train", "valid"):
+            value = getattr(self, name)
+            check(value is None or value > 0, name, value, "must be positive")
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """The four generalization sets made here, as BSR's appendix B says (docs/scenarios.md)."""
+
+    source: Source  # prompts with four responses each
+    split: Split
+    generators: dict[str, Model]  # the valid models: each answers every prompt once
+    generate: "Generate"
+
+    def __post_init__(self) -> None:
+        check(len(self.generators) >= 2, "generators", len(self.generators), "a ranking needs at least two of them")
+        check(self.source.kind != "scratch", "source.kind", self.source.kind, "cannot be made of itself")
+        samples = self.generate.samples
+        check(samples == 1, "generate.samples", samples, "each model answers a prompt once")
+
+
 @dataclass(frozen=True)
 class Data:
     """Sources by consumer, so that no stage's key depends on rows it does not read."""
@@ -110,8 +186,21 @@ class Data:
     probe: Source | None = None  # scored again and again while a reward model is trained; None: nothing
     best_of_n: Source | None = None  # prompts whose samples a reward model picks from; None: there are none
     path: str | None = None  # data=local: the file of one's own, which a source names by ${data.path}
+    gold: Gold | None = None  # who says how good a response is; None: the world, of its own prompts
+    scratch: Scratch | None = None  # what sources of kind=scratch are made of
 
     def __post_init__(self) -> None:
+        uses = (self.sft, self.preferences, self.prompts, self.alpaca_eval, self.probe, self.best_of_n)
+        if any(s is not None and s.kind == "scratch" for s in (*uses, *self.benchmarks.values())):
+            check(
+                self.scratch is not None,
+                "scratch",
+                None,
+                "a source has kind=scratch: say of what, or choose other data",
+            )
+            check(
+                self.gold is not None, "gold", None, "a source has kind=scratch: name the reward model that labels it"
+            )
         part = None if self.probe is None else self.probe.part
         check(
             part in (None, "scenarios"), "probe.part", part, "must be scenarios: prompts with several graded responses"
@@ -306,19 +395,22 @@ class Judge:
     revision: str | None = None
     prompt: str | None = None  # openai, local: a file, relative to run.root; None: our own text
     prompt_sha256: str | None = None
+    trust_remote_code: Literal[True] | None = None  # gold: as in data.gold
 
     def __post_init__(self) -> None:
         model = ("id", "revision")
         wanted = {"gold": ("temperature", "length_bias"), "openai": ("id",), "local": model}[self.kind]
-        possible = {"gold": model, "openai": PROMPT, "local": PROMPT}[self.kind]
+        code = "trust_remote_code"
+        possible = {"gold": (*model, code), "openai": PROMPT, "local": PROMPT}[self.kind]
         for name in wanted:
             check(getattr(self, name) is not None, name, None, f"kind={self.kind} needs it")
-        for name in sorted({"temperature", "length_bias", *model, *PROMPT} - {*wanted, *possible}):
+        for name in sorted({"temperature", "length_bias", code, *model, *PROMPT} - {*wanted, *possible}):
             value = getattr(self, name)
             check(value is None, name, value, f"has no meaning with kind={self.kind}; remove it")
         check(self.temperature is None or self.temperature > 0, "temperature", self.temperature, "must be positive")
         named = self.kind != "gold" or (self.id is None) == (self.revision is None)
         check(named, "revision", self.revision, "goes with id")
+        check_pinned(self.trust_remote_code, self.revision)
         both = (self.prompt is None) == (self.prompt_sha256 is None)
         check(both, "prompt_sha256", self.prompt_sha256, "a prompt goes with its SHA-256 (sha256sum FILE)")
 
@@ -525,6 +617,8 @@ class Experiment:
     hub: Hub = field(default_factory=Hub)
     external: External | None = None  # instead of a reward model trained here
     source: Source | None = None  # what this chain's `data` stage loads; set by the stage that needs it
+    split: Split | None = None  # set in the same way, of data.scratch
+    gold: Gold | None = None  # data.gold, set in the same way
 
     def __post_init__(self) -> None:
         most = self.most_seeds

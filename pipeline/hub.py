@@ -2,8 +2,8 @@
 
 With a root all comes from ordinary folders, ROOT/models/ORG/NAME and ROOT/datasets/ORG/NAME, and nothing is fetched.
 Without, from the hub's own cache, into which is fetched what it lacks; where there is no route, or HF_HUB_OFFLINE=1, a
-refusal names the command that fetches it elsewhere. Neither code nor pickles are fetched, and no code of a repository
-is ever run. What a file holds can be checked by its SHA-256.
+refusal names the command that fetches it elsewhere. No pickles are fetched, and code only for a gold reward model
+whose section says trust_remote_code. What a file holds can be checked by its SHA-256.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -126,11 +126,11 @@ def chosen(names: Iterable[str], patterns: Sequence[str], without: Sequence[str]
     return [n for n in names if any(fnmatch(n, p) for p in patterns) and not any(fnmatch(n, p) for p in without)]
 
 
-def model(id: str, revision: str | None, root: str | None = None) -> Found:
-    """The folder of a model: `id` names one that is here, or a hub repository."""
+def model(id: str, revision: str | None, root: str | None = None, code: bool = False) -> Found:
+    """The folder of a model: `id` names one that is here, or a hub repository. With `code` what it would run too."""
     if Path(id).is_dir():
         return Found(Path(id), None)
-    return Repository("model", id, revision, root).get(MODEL_FILES, NO_MODEL_FILES)
+    return Repository("model", id, revision, root).get([*MODEL_FILES, *["*.py"] * code], NO_MODEL_FILES)
 
 
 def data_file(name: str, id: str, revision: str | None, root: str | None = None) -> Path:

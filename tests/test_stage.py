@@ -37,7 +37,11 @@ OTHER: dict[str, Any] = {
     "rm.trains": "head",
     "run.external": "elsewhere",
     "external": None,  # set by make eval
+    "data.gold": {"id": "org/other", "revision": "main"},
+    "data.scratch": None,  # made of many settings: tests/test_scenarios.py
     "source": None,  # set by the stage that asks
+    "split": None,
+    "gold": None,
     "generate.samples": None,  # the same
     "best_of_n.ns": [1, 2],
     "most_seeds": 2,
@@ -74,6 +78,7 @@ OTHER: dict[str, Any] = {
     "judge.kind": None,  # kinds need other keys
     "judge.id": None,
     "judge.revision": None,
+    "judge.trust_remote_code": None,
     "judge.prompt": None,
     "judge.prompt_sha256": None,
     "calibration.kind": None,

@@ -41,10 +41,9 @@ def rewards(x: Sections, pairs: Sequence[Pair]) -> tuple[list[float], list[float
             [world.gold(p.instruction, p.output_1, p.ended_1) for p in pairs],
             [world.gold(p.instruction, p.output_2, p.ended_2) for p in pairs],
         )
-    from pipeline import contract, hub, scoring
+    from pipeline import gold_model  # torch
 
-    model, tokenizer = contract.load(hub.model(x.judge.id, x.judge.revision, x.hub.root).folder)
     prompts = [p.instruction for p in pairs] * 2
     answers = [*(p.output_1 for p in pairs), *(p.output_2 for p in pairs)]
-    both = scoring.score(model, tokenizer, prompts, answers, x.run.micro_tokens)[0].tolist()
+    both = gold_model.scorer(x.judge, x.run.micro_tokens, x.hub.root)(prompts, answers).tolist()
     return both[: len(pairs)], both[len(pairs) :]

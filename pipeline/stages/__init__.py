@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.config import PROJECT
 from pipeline.errors import ConfigError
-from pipeline.experiment import Experiment, Hub, Source
+from pipeline.experiment import Experiment, Hub, Model, Optim, Policy, Sft, Source
 from pipeline.hub import Repository
 from pipeline.judges import client, prompt
 from pipeline.seeds import derive
@@ -22,7 +22,10 @@ from pipeline.store import sha256
 
 
 def data_of(x: Experiment, source: Source, seed: int) -> tuple[str, Experiment]:
-    """Rows of the world are drawn anew for each seed; a hub data set is what it is, and a file what it holds."""
+    """Rows of the world are drawn anew for each seed; a hub data set is what it is, a file what it holds, and what is
+    made of one is made once."""
+    if source.kind == "scratch":
+        return scratch(x, source)
     if source.kind == "local":
         return "data", replace(x, source=replace(source, sha256=content(source)), world=None, hub=Hub())
     if source.kind != "world" or x.world is None:
@@ -115,29 +118,85 @@ def benchmarks(x: Experiment) -> Needs:
 
 def judged_on(x: Experiment, source: Source) -> tuple[str, Experiment]:
     """Rows of prompts alone get their responses from the SFT model."""
-    return ("gold", x) if source == x.data.best_of_n else data_of(x, source, x.seed)
+    return gold_of(x) if source == x.data.best_of_n else data_of(x, source, x.seed)
 
 
 def samples(x: Experiment) -> Needs:
     """The SFT model's answers among which reward models pick: the same for all of them."""
     if x.data.best_of_n is None:  # said by `sampled`
         return {}
+    if has_responses(x.data.best_of_n):
+        return {"data": data_of(x, x.data.best_of_n, x.seed)}
     drawn = replace(x.generate, samples=x.best_of_n.samples, temperature=x.best_of_n.temperature)
     asked = replace(x, generate=drawn, data=replace(x.data, alpaca_eval=x.data.best_of_n))
     return {"samples": from_sft(asked), "data": data_of(x, x.data.best_of_n, x.seed)}
+
+
+def has_responses(source: Source) -> bool:
+    """Rows whose own responses are asked about; no samples."""
+    return source.kind == "scratch" and source.part in ("split", "answered")
+
+
+def gold_of(x: Experiment) -> tuple[str, Experiment]:
+    if x.data.gold is None:
+        return "gold", x
+    return "gold", replace(x, gold=replace(x.data.gold, compute=x.compute))
 
 
 def sampled(x: Experiment) -> str | None:
     source = x.data.best_of_n
     if source is None:
         return "data.best_of_n names no prompts"
-    return None if source.kind == "world" else "only the micro world says how good an answer is"
+    known = source.kind == "world" or x.data.gold is not None
+    return None if known else "only the micro world says how good an answer is; data.gold names a model that does"
+
+
+SPLIT = Source("scratch", "split")
+AS_IT_IS = Sft(
+    batch=1,
+    max_length=2,
+    optim=Optim(lr=1e-5, schedule="constant", warmup=0.0, betas=(0.9, 0.999), weight_decay=0.0, clip=1.0),
+    steps=0,
+    seed=0,
+)
+
+
+def scenarios_needs(x: Experiment) -> Needs:
+    """What one part of the generalization sets is made of."""
+    made = x.data.scratch
+    if made is None or x.source is None:  # Data checks it
+        return {}
+    if x.source.part == "split":  # by its own seed: these sets are what they are, whichever seed trains
+        return {"data": data_of(x, made.source, made.split.seed)}
+    if x.source.part == "prompts":
+        return {"split": scratch(x, SPLIT)}
+    if x.source.part == "answered":
+        return {"split": scratch(x, SPLIT), **{f"by_{name}": answers(x, by) for name, by in made.generators.items()}}
+    theirs: Needs = {"gold_answered": labelled(x, "answered")} if x.source.part == "scenarios" else {}
+    return {"gold": labelled(x, "split"), **theirs}
+
+
+def scratch(x: Experiment, source: Source) -> tuple[str, Experiment]:
+    assert x.data.scratch is not None, "Data checks it"
+    return "scenarios", replace(x, source=source, split=x.data.scratch.split if source == SPLIT else None)
+
+
+def labelled(x: Experiment, part: str) -> tuple[str, Experiment]:
+    return gold_of(replace(x, data=replace(x.data, best_of_n=Source("scratch", part))))
+
+
+def answers(x: Experiment, generator: Model) -> tuple[str, Experiment]:
+    """A valid model's, as it is, to all prompts: by the seed of the split, since published sets are what they are."""
+    assert x.data.scratch is not None, "Data checks it"
+    asked = replace(x.data, alpaca_eval=SPLIT)
+    own = replace(x, model=generator, sft=AS_IT_IS, policy=Policy(), generate=x.data.scratch.generate, data=asked)
+    return "generate", replace(own, seed=x.data.scratch.split.seed)
 
 
 def picked(x: Experiment) -> Needs:
     """The samples take the place of the benchmarks: their scores are an artefact of their own."""
     alone = replace(x, data=replace(x.data, benchmarks={"best_of_n": x.data.best_of_n}))
-    return {"gold": ("gold", x), "score": ("score", alone)}
+    return {"gold": gold_of(x), "score": ("score", alone)}
 
 
 def actor(x: Experiment) -> Experiment:
@@ -283,6 +342,11 @@ def sampled_by_sft(x: Experiment) -> str:
     return f"sft-r{replica(x)}-s{x.seed}"
 
 
+def labelled_rows(x: Experiment) -> str:
+    source = x.data.best_of_n
+    return source.part if source is not None and has_responses(source) else sampled_by_sft(x)
+
+
 def calibrated_on(x: Experiment) -> str:
     file = x.calibration.file
     return sampled_by_sft(x) if file is None else PurePath(file).stem
@@ -302,7 +366,8 @@ STAGES = {
         Stage("bench", 3, reads=("bench",), needs=measured, slug=lambda x: f"{x.bench.blind or learner(x)}-s{x.seed}"),
         Stage("dynamics", 1, reads=(), needs=recorded, slug=with_loss, ready=trained_here),
         Stage("rank", 1, reads=("compute",), needs=ranked, slug=with_loss, ready=ranks),
-        Stage("gold", 1, reads=(), needs=samples, slug=sampled_by_sft, ready=sampled),
+        Stage("gold", 1, reads=("gold", "hub"), needs=samples, slug=labelled_rows, ready=sampled),
+        Stage("scenarios", 1, reads=("source", "split"), needs=scenarios_needs, slug=source_slug),
         Stage("best_of_n", 1, reads=("best_of_n",), needs=picked, slug=with_loss, ready=sampled),
         Stage(
             "rloo", 3, reads=("seed", "rloo", "compute"), needs=rloo_needs, slug=lambda x: f"{trained_on(x)}-s{x.seed}"
