@@ -111,6 +111,9 @@ score: .venv/ready ## Rewards of RM=folder or hub id for DATA=my.jsonl, into my.
 audit: .venv/ready ## Preference data DATA=my.jsonl: unreadable rows, identical and contradicting pairs, length, repeats
 	@$(PY) scripts/audit.py data=$(DATA) $(ARGS)
 
+leak: .venv/ready ## Benchmark prompts that nearly repeat training prompts, and scores without them; ARGS='rm=FOLDER loss=bt seed=0'
+	@$(PY) scripts/leak.py scale=$(SCALE) $(ARGS)
+
 alpaca: .venv/ready ## The win rate of one policy
 	$(STAGE) stage=alpaca_eval
 
@@ -159,4 +162,4 @@ clean-runs: ## Delete results/runs; say YES=1
 	@[ "$(YES)" = 1 ] || { du -sh results/runs 2>/dev/null || true; echo "make clean-runs YES=1 deletes it"; exit 1; }
 	rm -rf results/runs
 
-.PHONY: help setup smoke reproduce settings status wait logs cancel retry doctor-slurm render claims report verify-scorers sft rm rloo eval best-of-n doctor score audit alpaca card try verify gc wandb-sync test test-slow test-slurm lint bench docs readme clean-runs figures prefetch
+.PHONY: help setup smoke reproduce settings status wait logs cancel retry doctor-slurm render claims report verify-scorers sft rm rloo eval best-of-n doctor score audit leak alpaca card try verify gc wandb-sync test test-slow test-slurm lint bench docs readme clean-runs figures prefetch

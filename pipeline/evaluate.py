@@ -32,9 +32,14 @@ def run(arguments: Sequence[str]) -> int:
     health = subprocess.run([sys.executable, PROJECT / "scripts" / "doctor.py", f"rm={folder}"]).returncode
     if health == 2:  # it cannot be loaded
         return health
-    given, where = External(external.fingerprint(folder)), str(folder.resolve())
-    wanted = [(stage, replace(x, external=given, run=replace(x.run, external=where))) for stage, x in wanted]
+    wanted = [(stage, with_model(x, folder)) for stage, x in wanted]
     return actions.stages(wanted, {"run"}) or tell(wanted) or health
+
+
+def with_model(x: Experiment, folder: Path) -> Experiment:
+    """The chain with this reward model in the place of the one trained here."""
+    given = External(external.fingerprint(folder))
+    return replace(x, external=given, run=replace(x.run, external=str(folder.resolve())))
 
 
 def chosen(x: Experiment, names: str | None) -> list[tuple[str, Experiment]]:

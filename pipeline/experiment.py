@@ -416,6 +416,18 @@ class Judge:
 
 
 @dataclass(frozen=True)
+class Leak:
+    """When a benchmark's prompt counts as seen in training: pipeline/leak.py."""
+
+    words: int  # of the runs that are compared
+    similarity: float  # of two prompts' sets of runs (Jaccard) from which one is the other's near-duplicate
+
+    def __post_init__(self) -> None:
+        check(self.words > 0, "words", self.words, "must be positive")
+        check(0 < self.similarity <= 1, "similarity", self.similarity, "is a share: 0 < similarity <= 1")
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Rows that let the length-controlled win rate tell length from quality (stages/calibration.py)."""
 
@@ -610,6 +622,7 @@ class Experiment:
     judge: Judge
     calibration: Calibration
     alpaca_eval: AlpacaEval
+    leak: Leak
     compute: Compute
     run: Run
     log: Log

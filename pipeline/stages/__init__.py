@@ -193,6 +193,10 @@ def answers(x: Experiment, generator: Model) -> tuple[str, Experiment]:
     return "generate", replace(own, seed=x.data.scratch.split.seed)
 
 
+def leak_needs(x: Experiment) -> Needs:
+    return {"data": data_of(x, x.data.preferences, x.seed), **benchmarks(x)}
+
+
 def picked(x: Experiment) -> Needs:
     """The samples take the place of the benchmarks: their scores are an artefact of their own."""
     alone = replace(x, data=replace(x.data, benchmarks={"best_of_n": x.data.best_of_n}))
@@ -368,6 +372,7 @@ STAGES = {
         Stage("rank", 1, reads=("compute",), needs=ranked, slug=with_loss, ready=ranks),
         Stage("gold", 1, reads=("gold", "hub"), needs=samples, slug=labelled_rows, ready=sampled),
         Stage("scenarios", 1, reads=("source", "split"), needs=scenarios_needs, slug=source_slug),
+        Stage("leak", 1, reads=("leak",), needs=leak_needs, slug=lambda x: f"s{x.seed}"),
         Stage("best_of_n", 1, reads=("best_of_n",), needs=picked, slug=with_loss, ready=sampled),
         Stage(
             "rloo", 3, reads=("seed", "rloo", "compute"), needs=rloo_needs, slug=lambda x: f"{trained_on(x)}-s{x.seed}"
