@@ -31,6 +31,13 @@ def test_a_hub_id_may_name_its_revision(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(hub, "model", lambda *asks: asked.append(asks) or given)
     assert external.find("org/rm@abc") == external.find("org/rm", "root") == external.find(str(folder)) == folder
     assert asked == [("org/rm", "abc", None), ("org/rm", None, "root"), (str(folder), None, None)]
+    assert external.find("skywork-reward-llama-3.1-8b-v0.2") == folder  # of conf/model
+    assert asked[-1] == ("Skywork/Skywork-Reward-Llama-3.1-8B-v0.2", "main", None)
+
+
+def test_a_tiny_model_of_conf_is_no_reward_model() -> None:
+    with pytest.raises(ConfigError, match=r"^rm = 'tiny-llama': is no model of the hub$"):
+        external.find("tiny-llama")
 
 
 def test_a_folder_with_an_at_sign_is_a_folder(folder: Path) -> None:
