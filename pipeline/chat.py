@@ -1,16 +1,17 @@
 """Conversations to token ids by the template that the tokenizer carries: once, the same way for every stage.
 
-What a model reads is said by the template in its folder, whoever loads it. So SFT puts its template there (`zephyr`, or
-the tokenizer's own), and a reward model one that ends where its reward is read (`end`).
+What a model reads is said by the template in its folder, whoever loads it. So SFT puts its template there (one of
+TEMPLATES, or the tokenizer's own), and a reward model one that ends where its reward is read (`end`).
 
 The boundary between prompt and response is the longest common prefix of token ids, never of strings: merges and
 templates shift.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from pipeline.conversations import Prompt, messages
 from pipeline.errors import check
@@ -23,7 +24,29 @@ ZEPHYR = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 
+# Llama 3's own turns without the system turn in which its instruct models tell dates [ours]: its base models have no
+# template.
+LLAMA3 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+TEMPLATES = {"zephyr": ZEPHYR, "llama3": LLAMA3}
+DATE = "26 Jul 2024"  # what Llama 3's templates say where there is no clock [inferred]
+CLOCK = "strftime_now"
+NO_CLOCK = f"{{% macro {CLOCK}(format) %}}{DATE}{{% endmacro %}}"
+
 Messages = Sequence[dict[str, Any]]
+
+
+def load(folder: Path) -> PreTrainedTokenizerBase:
+    """A folder's tokenizer. A template that asks for today's date is told DATE, also in what is saved: else token ids,
+    and with them rewards, would be others each day."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    own = tokenizer.chat_template
+    if isinstance(own, str) and CLOCK in own and NO_CLOCK not in own:
+        tokenizer.chat_template = NO_CLOCK + own
+    return tokenizer
 
 
 def user(text: str) -> list[dict[str, str]]:

@@ -10,6 +10,7 @@ from pipeline.world import PARTS, World
 
 Scalar = int | float | str | bool | None
 Constant = Scalar | dict[str, Any]  # of a loss; the one in `of` is a loss itself
+PAD_REMEDY = "must not be EOS: a reward is read at the last token that is not PAD; name another special token"
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,20 @@ class Model:
     gain_norm: float | None = None  # and rescaled to a mean ‖h‖ of gain_norm * sqrt(hidden)
     id: str | None = None
     revision: str | None = None
-    template: Literal["zephyr"] | None = None  # how conversations are written; None: as its tokenizer says
+    template: Literal["zephyr", "llama3"] | None = None  # how conversations are written; None: as its tokenizer says
+    # Special tokens; None: those of its tokenizer. These are checked when it is loaded.
+    bos: str | None = None  # with which a conversation begins, once; None: that is not checked
+    eos: str | None = None  # with which an answer ends
+    pad: str | None = None
+    layer: str | None = None  # the class of its layers, by which it is sharded (run.parallel=fsdp)
 
     def __post_init__(self) -> None:
         sizes = ("family", "hidden", "layers", "heads", "mlp", "vocab", "positions")
         wanted = sizes if self.source == "tiny" else ("id", "revision")
         for name in wanted:
             check(getattr(self, name) is not None, name, None, f"source={self.source} needs it")
-        for name in (*sizes, "gain_spread", "gain_norm") if self.source == "hub" else ("id", "revision"):
+        foreign = ("id", "revision", "bos", "eos", "pad", "layer")
+        for name in (*sizes, "gain_spread", "gain_norm") if self.source == "hub" else foreign:
             value = getattr(self, name)
             check(value is None, name, value, f"has no meaning with source={self.source}; remove it")
         for name in ("hidden", "layers", "heads", "mlp", "vocab", "positions", "gain_norm"):
@@ -41,6 +48,9 @@ class Model:
             check(value is None or value > 0, name, value, "must be positive")
         if self.hidden is not None and self.heads is not None:
             check(self.hidden % self.heads == 0, "heads", self.heads, f"must divide hidden={self.hidden}")
+        known = self.source == "hub" or self.template != "llama3"
+        check(known, "template", self.template, "a tiny model's tokenizer has no such headers: say zephyr, or null")
+        check(self.pad is None or self.pad != self.eos, "pad", self.pad, PAD_REMEDY)
 
 
 OF_KIND = {  # what a source must say, and what it may
@@ -652,7 +662,7 @@ class Experiment:
             "after_eos",
             "a tiny model's own template writes nothing there; model.template=zephyr does",
         )
-        told = own or self.rm.head_init != "verdict"
+        told = self.model.template != "zephyr" or self.rm.head_init != "verdict"
         check(
             told,
             "rm.head_init",

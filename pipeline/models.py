@@ -16,14 +16,13 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
 
-from pipeline import attention, dist
+from pipeline import attention, chat, dist
 from pipeline.attention import hidden
 from pipeline.errors import check
 from pipeline.packing import Layout, Mode
@@ -35,7 +34,7 @@ logging.set_verbosity_error()  # a fresh score head and an unused LM head are me
 def load_lm(folder: Path, packing: Mode = "padded") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     attention.use(model, packing)
-    return model, AutoTokenizer.from_pretrained(folder)
+    return model, chat.load(folder)
 
 
 def load_rm(folder: Path, packing: Mode = "padded") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -46,7 +45,7 @@ def load_rm(folder: Path, packing: Mode = "padded") -> tuple[PreTrainedModel, Pr
         not absent, "rm", str(folder), f"its folder does not hold {absent}, which would be random: make doctor RM=..."
     )
     attention.use(model, packing)
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
+    return model.eval(), chat.load(folder)
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -108,7 +107,7 @@ def new_rm(
     if isinstance(last := head(model), Mlp):  # He: what it makes is about as large as what it reads
         nn.init.kaiming_normal_(last.inner.weight, nonlinearity="relu", generator=generator)
     attention.use(model, packing)
-    return model, AutoTokenizer.from_pretrained(sft)
+    return model, chat.load(sft)
 
 
 def head(model: PreTrainedModel) -> nn.Linear:

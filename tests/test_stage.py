@@ -52,6 +52,7 @@ OTHER: dict[str, Any] = {
     "model.heads": 8,
     "model.id": None,
     "model.revision": None,
+    **{f"model.{name}": None for name in ("bos", "eos", "pad", "layer")},
     "world.critiques": "all",
     "world.knowledge": "unsure",
     "sft.epochs": None,  # either steps or epochs

@@ -204,10 +204,12 @@ def picked(x: Experiment) -> Needs:
 
 
 def actor(x: Experiment) -> Experiment:
-    """The chain with the policy's own model, where it has one, in the place of the reward model's. A template that is
-    not a model's own is that of all."""
+    """The chain with the policy's own model, where it has one, in the place of the reward model's. Zephyr's template,
+    which is no family's, is that of all."""
     own = x.policy
-    model = x.model if own.model is None else replace(own.model, template=own.model.template or x.model.template)
+    model = own.model or x.model
+    if x.model.template == "zephyr":
+        model = replace(model, template="zephyr")
     tuned, rows = replace(own.sft or x.sft, seed=replica(x)), own.data or x.data.sft
     return replace(x, model=model, sft=tuned, data=replace(x.data, sft=rows))
 
