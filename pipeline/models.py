@@ -33,6 +33,7 @@ logging.set_verbosity_error()  # a fresh score head and an unused LM head are me
 
 def load_lm(folder: Path, packing: Mode = "padded") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.to(dist.device())  # type: ignore[arg-type]  # a device
     attention.use(model, packing)
     return model, chat.load(folder)
 
