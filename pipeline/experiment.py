@@ -662,13 +662,6 @@ class Experiment:
             "after_eos",
             "a tiny model's own template writes nothing there; model.template=zephyr does",
         )
-        told = self.model.template != "zephyr" or self.rm.head_init != "verdict"
-        check(
-            told,
-            "rm.head_init",
-            "verdict",
-            "the verdict follows the answer at once in a tiny model's own template only",
-        )
         d = self.data
         sources = (d.sft, d.preferences, d.prompts, d.alpaca_eval, *d.benchmarks.values())
         if self.source is None and any(s is not None and s.kind == "world" for s in sources):

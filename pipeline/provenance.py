@@ -156,8 +156,9 @@ class Sources:
         for own, who in self.last.items():
             if own not in groups() and within(key, own):
                 return who
-        whole = [CONF / group / f"{self.choices[group][0]}.yaml" for group in ("dialect", "scale")]
-        for path in (*whole, CONF / "experiment.yaml"):
+        dialect, scale, rm = (self.choices[group][0] for group in ("dialect", "scale", "rm"))
+        whole = (f"dialect/rm/{dialect}_{rm}", f"dialect/{dialect}", f"scale/{scale}", "experiment")
+        for path in (CONF / f"{name}.yaml" for name in whole):
             if gives(path, key):
                 return said(path, key)
         group, _, inner = key.partition(".")

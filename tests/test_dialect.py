@@ -147,7 +147,16 @@ def test_every_file_of_a_dialect_is_of_a_loss_and_changes_it() -> None:
 
 def test_what_cannot_go_together_is_refused() -> None:
     assert refused("rm.read=after_eos").startswith("rm.read = 'after_eos': a tiny model's own template writes nothing")
-    assert refused("model.template=zephyr", "rm.head_init=verdict").startswith("rm.head_init = 'verdict': ")
+
+
+def test_a_verdict_has_its_own_head_and_needs_a_tiny_models_own_template() -> None:
+    """A table's row of it is blocked under another dialect, not another model by that name."""
+    for overrides, there in (((), True), (("dialect=reference",), False), (("scale=paper",), False)):
+        x = config.experiment((*overrides, "rm=verdict"))
+        assert x.rm.head_init == "verdict"
+        assert STAGES["rm"].ready is not None and (STAGES["rm"].ready(x) is None) == there
+        assert STAGES["rm"].ready(config.experiment(overrides)) is None
+    assert config.experiment(("dialect=reference", "rm=linear")).rm.head_init == "reference"
 
 
 def test_bsr_of_the_reference_is_the_codes_sum_over_devices() -> None:

@@ -97,6 +97,12 @@ def rm_needs(x: Experiment) -> Needs:
     return {"sft": ("sft", x), "data": data_of(x, x.data.preferences, x.seed), **probe(x)}
 
 
+def spoken(x: Experiment) -> str | None:
+    own = x.model.source == "tiny" and x.model.template is None
+    there = own or x.rm.head_init != "verdict"
+    return None if there else "the verdict follows the answer at once in a tiny model's own template only"
+
+
 def probe(x: Experiment) -> Needs:
     """Rows of its own: what a run was watched on is not what it is judged on."""
     if x.rm.probe_every is None or x.data.probe is None:
@@ -367,7 +373,7 @@ STAGES = {
         Stage("card", 1, reads=("seed", "world"), needs=card_needs, slug=lambda x: f"s{x.seed}", ready=of_the_world),
         Stage("sft", 1, reads=("model", "sft", "compute", "hub"), needs=sft_needs, slug=lambda x: f"r{replica(x)}"),
         Stage("external", 1, reads=("external",), needs=lambda x: {}, slug=learner, ready=lies_somewhere),
-        Stage("rm", 2, reads=("seed", "rm", "loss", "compute"), needs=rm_needs, slug=with_loss),
+        Stage("rm", 2, reads=("seed", "rm", "loss", "compute"), needs=rm_needs, slug=with_loss, ready=spoken),
         Stage("score", 2, reads=("compute",), needs=scored, slug=with_loss),
         Stage("bench", 3, reads=("bench",), needs=measured, slug=lambda x: f"{x.bench.blind or learner(x)}-s{x.seed}"),
         Stage("dynamics", 1, reads=(), needs=recorded, slug=with_loss, ready=trained_here),
