@@ -22,7 +22,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from pipeline import config
+from pipeline import config, models
 from pipeline.experiment import Model
 
 # Pieces that are one token, after the special ones; a piece with a space before it is another token.
@@ -181,8 +181,7 @@ def write(folder: Path, of: Family, seed: int = 0, positions: int = 512, dtype: 
     made = AutoModelForCausalLM.from_config(
         of.config(vocab_size=len(words), **{"tie_word_embeddings": False, **sizes, **heads, **special, **of.more})
     )
-    made.to(dtype).save_pretrained(folder)
-    words.save_pretrained(folder)
+    models.save(made.to(dtype), words, folder)
     return folder
 
 
