@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 from transformers import (
     AutoModelForCausalLM,
@@ -92,6 +92,7 @@ class Family:
     template: str | None
     spaces: Literal["bytes", "marks", "marks before all"] = "bytes"  # byte-level, or sentencepiece's ▁
     more: dict[str, Any] = field(default_factory=dict)  # of its config
+    bare: bool = False  # no BOS before a text that is tokenized without saying otherwise
 
 
 HEADERS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
@@ -106,7 +107,7 @@ CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "slidin
 FAMILIES = {  # by their names in conf/model
     "llama-3.2-3b": Family(LlamaConfig, HEADERS, HEADERS[0], HEADERS[1], None, None, more=TIED | ROPE),
     "llama-3.2-3b-instruct": Family(LlamaConfig, HEADERS, HEADERS[0], HEADERS[4], None, LLAMA, more=TIED | ROPE),
-    "qwen2.5-0.5b": Family(Qwen2Config, TURNS, None, TURNS[0], TURNS[0], CHATML, more=TIED),
+    "qwen2.5-0.5b": Family(Qwen2Config, TURNS, None, TURNS[0], TURNS[0], CHATML, more=TIED, bare=True),
     "gemma-2b-it": Family(GemmaConfig, GEMMAS, "<bos>", "<eos>", "<pad>", GEMMA, "marks", TIED | WIDE),
     "gemma-2-2b-it": Family(Gemma2Config, GEMMAS, "<bos>", "<eos>", "<pad>", GEMMA, "marks", TIED | WIDE | CAPS),
     "mistral-7b-instruct-v0.2": Family(
@@ -119,9 +120,9 @@ FAMILIES = {  # by their names in conf/model
         "marks before all",
         {"sliding_window": None},
     ),
-    "smollm2-1.7b-instruct": Family(LlamaConfig, TURNS, TURNS[1], TURNS[2], TURNS[2], CHATML, more=TIED),
+    "smollm2-1.7b-instruct": Family(LlamaConfig, TURNS, TURNS[1], TURNS[2], TURNS[2], CHATML, more=TIED, bare=True),
     "olmo-2-7b-instruct": Family(
-        Olmo2Config, ("<|endoftext|>", "<|pad|>"), "<|endoftext|>", "<|endoftext|>", "<|pad|>", OLMO
+        Olmo2Config, ("<|endoftext|>", "<|pad|>"), "<|endoftext|>", "<|endoftext|>", "<|pad|>", OLMO, bare=True
     ),
 }
 
@@ -167,6 +168,9 @@ def tokenizer(of: Family) -> PreTrainedTokenizerFast:
             [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
         )
     made.add_special_tokens(list(of.special))
+    if not of.bare:
+        before_all = [(of.bos, tokens[of.bos or ""])]
+        made.post_processor = processors.TemplateProcessing(f"{of.bos} $A", special_tokens=before_all)  # type: ignore[assignment]
     named = {"bos_token": of.bos, "eos_token": of.eos, "pad_token": of.pad, "chat_template": of.template}
     return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=4096, **named)
 
