@@ -130,7 +130,11 @@ def model(id: str, revision: str | None, root: str | None = None, code: bool = F
     """The folder of a model: `id` names one that is here, or a hub repository. With `code` what it would run too."""
     if Path(id).is_dir():
         return Found(Path(id), None)
-    return Repository("model", id, revision, root).get([*MODEL_FILES, *["*.py"] * code], NO_MODEL_FILES)
+    return Repository("model", id, revision, root).get(model_files(code), NO_MODEL_FILES)
+
+
+def model_files(code: bool) -> list[str]:
+    return [*MODEL_FILES, *["*.py"] * code]
 
 
 def data_file(name: str, id: str, revision: str | None, root: str | None = None) -> Path:

@@ -13,7 +13,7 @@ from pipeline import actions, config, plan
 from pipeline.data import files
 from pipeline.errors import ConfigError, check
 from pipeline.experiment import Source
-from pipeline.hub import CARD, MODEL_FILES, NO_MODEL_FILES, Repository, chosen
+from pipeline.hub import CARD, NO_MODEL_FILES, Repository, chosen, model_files
 from pipeline.plan import Node
 
 PART = ("split", "config", "file")
@@ -23,10 +23,12 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 
 @dataclass(frozen=True)
 class Piece:
-    """Files of one repository. source: those of a data set's split; None: all that are read of one."""
+    """Files of one repository. source: those of a data set's split; None: all that are read of one. code: a model's
+    own too, which runs where trust_remote_code says so."""
 
     repository: Repository
     source: Source | None = None
+    code: bool = False
 
     @property
     def name(self) -> str:
@@ -37,7 +39,7 @@ class Piece:
         """The folder in the cache, and the sizes of the files."""
         folder, sizes = self.repository.files()
         if self.repository.kind == "model":
-            names = chosen(sizes, MODEL_FILES, NO_MODEL_FILES)
+            names = chosen(sizes, model_files(self.code), NO_MODEL_FILES)
         elif self.source is None:
             names = [name for name in sizes if files.is_data(name)]
         else:
@@ -94,11 +96,12 @@ def needed(nodes: Iterable[Node]) -> list[Piece]:
     """Of each model and each split once."""
     found: dict[Any, Piece] = {}
     for node in nodes:
+        unread = ("judge",) if node.sections.get("calibration", {}).get("kind") == "file" else ()
         for name, section in node.sections.items():
-            if isinstance(section, dict) and section.get("id") and section.get("revision"):
+            if name not in unread and isinstance(section, dict) and section.get("id") and section.get("revision"):
                 piece = of_section(name, section)
                 if piece is not None:
-                    found.setdefault((piece.repository, piece.name), piece)
+                    found.setdefault((piece.name, piece.code), piece)
     return sorted(found.values(), key=lambda piece: piece.name)
 
 
@@ -109,7 +112,8 @@ def of_section(name: str, section: Mapping[str, Any]) -> Piece | None:
         return of_data(id, revision, section)
     if name == "calibration":
         return of_data(id, revision, {"file": section["file"]})
-    return None if Path(id).is_dir() else Piece(Repository("model", id, revision))
+    code = bool(section.get("trust_remote_code"))
+    return None if Path(id).is_dir() else Piece(Repository("model", id, revision), code=code)
 
 
 def listed(pieces: Sequence[Piece]) -> tuple[dict[Piece, list[str]], dict[Piece, str]]:

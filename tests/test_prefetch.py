@@ -8,11 +8,12 @@ import hub_fixtures
 import pytest
 from hub_server import HubServer, use
 
-from pipeline import prefetch
+from pipeline import hub, prefetch
 from pipeline.errors import ConfigError
 
 MODEL = "models/meta-llama/Llama-3.2-3B"
 WEIGHTS = {"config.json": b"{}", "model.safetensors": b"w" * 5000, "pytorch_model.bin": b"p" * 9000}
+TRUSTED = {"trust_remote_code": True}
 ABOUT = (".gitattributes", "README.md")
 TABLE = ("table=cross", "scale=paper", "model=llama-3.2-3b", "policy=same", "data.benchmarks.reward_bench_2=null")
 
@@ -95,6 +96,12 @@ def test_what_is_blocked_for_now_is_fetched_too(
     more = ("judge=gold_model", "generate.samples=2", f"run.root={tmp_path / 'results'}", "fetch=false")
     assert prefetch.run([*TABLE, *more]) == 1
     assert "model   Skywork/Skywork-Reward-Llama-3.1-8B-v0.2@main: size unknown" in capsys.readouterr().out
+
+
+def test_code_is_fetched_only_of_a_model_that_is_trusted() -> None:
+    made = [prefetch.of_section("gold", {"id": "org/rm", "revision": "main", **more}) for more in ({}, TRUSTED)]
+    assert [piece.code for piece in made if piece] == [False, True]
+    assert "*.py" in hub.model_files(True) and "*.py" not in hub.model_files(False)
 
 
 def test_one_split_of_a_data_set(server: HubServer) -> None:
