@@ -94,6 +94,12 @@ def test_the_threshold_decides(similarity: float):
     assert found == (leak.Repeat(0, 75 / 101) if similarity == 0.5 else None)
 
 
+def test_the_most_similar_of_several_is_named():
+    words = say(random.Random(1), 100)
+    training = [" ".join([*words[:50], "other", *words[51:]]), " ".join(words)]
+    assert leak.repeats(training, [" ".join(words)], WORDS, SIMILARITY) == [leak.Repeat(1, 1.0)]
+
+
 def test_conversations_are_compared_by_all_that_is_said_in_them():
     turns: Prompt = [
         {"role": "user", "content": "one two three"},
