@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import yaml
 
-from pipeline import claims, config, dispatch, facts, lock, plan, show, store, table, why
+from pipeline import claims, config, cost, dispatch, facts, lock, plan, show, store, table, why
 from pipeline.config import PROJECT, check_first_names, closest
 from pipeline.errors import ConfigError, check
 from pipeline.experiment import Experiment
@@ -24,6 +24,7 @@ QUEUE_ACTIONS = ("wait", "logs", "cancel", "retry")  # on what was submitted
 CLAIM_ACTIONS = ("render", "plan", "run", "status", "wait")
 STAGE_ACTIONS = ("plan", "run", "status", *QUEUE_ACTIONS)
 TABLE_ACTIONS = (*STAGE_ACTIONS, "render", "settings", "facts", "explain", "gc", "verify")
+COST = ("gpu", "gpus", "mfu")  # of action=plan: on which GPUs, how many, at which share of their peak
 
 
 @contextmanager
@@ -41,13 +42,13 @@ def kind_errors() -> Iterator[None]:
 
 def reproduce(arguments: Sequence[str]) -> int:
     """One action on one table, or on several as one graph, from a command line; returns the exit code."""
-    own = {"table": None, "action": "run", "seeds": None, "key": None, "yes": False}
+    own = {"table": None, "action": "run", "seeds": None, "key": None, "yes": False, **dict.fromkeys(COST)}
     check_first_names(arguments, tuple(own))
     overrides = []
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if key in ("table", "key"):
-            own[key] = value or None  # as it is: 0123 is a key, not a number
+        if key in ("table", "key", "gpu"):
+            own[key] = value or None  # as it is: 0123 is a key, not a number, and 4090 a name
         elif key in own:
             own[key] = plain_value(key, value)
         elif key == "seed":
@@ -80,6 +81,8 @@ def reproduce(arguments: Sequence[str]) -> int:
     if action == "verify":
         return verify(wanted.root)
     plan.judge(wanted.graph, wanted.targets)
+    if action == "plan" and own["gpu"] is not None:
+        return price(wanted, own["gpu"], own["gpus"], own["mfu"])
     why.explain_all(wanted.graph, wanted.root)
     lines = {
         "plan": lambda: show.plan_lines(wanted.graph),
@@ -258,6 +261,16 @@ def execute(graph: Graph, targets: Sequence[Node], x: Experiment) -> int:
     print(f"made {len(outcome.made)} of {todo}{others}", flush=True)
     say(dispatch.summary(outcome), sys.stderr)
     return 0 if outcome.good and not blocked else 1
+
+
+def price(asked: Tables, name: str, gpus: object, mfu: object) -> int:
+    """What it would cost on such GPUs; 0 only if all of it fits as configured."""
+    check(gpus is None or (type(gpus) is int and gpus > 0), "gpus", gpus, "expected a positive whole number")
+    check(mfu is None or type(mfu) in (int, float), "mfu", mfu, "expected a share of the peak, e.g. mfu=0.35")
+    on = cost.gpu(name, cast(float | None, mfu))
+    costs = cost.of(asked.graph, on, cost.given(asked.any.cluster, cast(int | None, gpus)))
+    say(cost.lines(name, on, costs))
+    return 1 if costs.refused else 0
 
 
 def collect(asked: Tables, overrides: Sequence[str], yes: bool) -> int:

@@ -3,6 +3,7 @@
     scripts/reproduce.py table=cross                        make what is missing, render to results/tables/
     scripts/reproduce.py table=cross,bsr-5                  both, from one graph
     scripts/reproduce.py table=cross action=plan            what would run, and why
+    scripts/reproduce.py table=cross action=plan gpu=h200   what it would cost there (docs/cost.md); gpus=8 mfu=0.35
     scripts/reproduce.py table=cross action=status          where everything stands
     scripts/reproduce.py table=cross action=render          render what is there
     scripts/reproduce.py table=cross action=settings        what it is made with, and who says so

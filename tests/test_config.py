@@ -87,7 +87,7 @@ def test_every_file_of_a_group_is_an_option():
     options = {f"{group}/{option}.yaml" for group, option in CHOICES}
     asking = {p.relative_to(CONF).as_posix() for folder in config.ASKING for p in (CONF / folder).iterdir()}
     of_others = {p.relative_to(CONF).as_posix() for p in (*CONF.glob("*/loss/*.yaml"), *CONF.glob("dialect/*/*.yaml"))}
-    assert files - options - asking - of_others == {"experiment.yaml", "stage.yaml"}
+    assert files - options - asking - of_others == {"experiment.yaml", "stage.yaml", "cost.yaml"}
 
 
 # --- how overrides and settings come together ---

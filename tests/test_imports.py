@@ -34,6 +34,7 @@ PLANNING = (
     "claims.verdicts",
     "config",
     "constants",
+    *(f"cost.{name}" for name in ("estimate", "fit", "memory", "sheet", "show", "work")),
     "errors",
     "experiment",
     "lock",
