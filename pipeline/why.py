@@ -1,7 +1,9 @@
 """Why an artefact has to be made, in words: compared with the nearest one of its stage that exists."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +20,58 @@ def explain_all(graph: Graph, root: Path) -> None:
             node.why = explain(node, past)
 
 
+class Alike:
+    """Manifests of one slug. Which is nearest is found without comparing all: a grid of settings gives thousands."""
+
+    def __init__(self) -> None:
+        self.made: list[dict[str, Any]] = []
+        self.sizes: list[int] = []
+        self.shortest = 0
+        self.having: dict[tuple[str, str], list[int]] = {}  # which of them have a setting, or an input
+
+    def add(self, found: dict[str, Any]) -> None:
+        says = {*flat(found["sections"]).items(), *input_keys(found).items()}
+        for each in says:
+            self.having.setdefault(each, []).append(len(self.made))
+        self.made.append(found)
+        self.sizes.append(len(says))
+        self.shortest = min(self.shortest, len(self.made) - 1, key=lambda i: (self.sizes[i], i))
+
+    def nearest(self, mine: set[tuple[str, str]]) -> dict[str, Any]:
+        """The one with the fewest other settings and inputs, the first of several. What all of them have, or none,
+        tells nothing; who has none of the rest is as near as it is short."""
+        telling = (self.having.get(each, ()) for each in mine)
+        shared = Counter(chain.from_iterable(at for at in telling if len(at) < len(self.made)))
+        return self.made[min({self.shortest, *shared}, key=lambda i: (self.sizes[i] - 2 * shared[i], i))]
+
+
 class Past:
     """Manifests of the store by stage and slug, read when first asked for."""
 
     def __init__(self, root: Path):
         self.root = root
-        self._stages: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        self._stages: dict[str, dict[str, Alike]] = {}
         self._by_key: dict[tuple[str, str | None], dict[str, Any]] = {}
         self.causes: dict[tuple[str, str | None], list[str]] = {}  # a cause is told for everything below it
 
     def nearest(self, node: Node) -> dict[str, Any] | None:
-        """Of the same slug the one with the fewest other settings and inputs; without one, none: it is simply new."""
-        same = self.stage(node.stage.name).get(node.slug, [])
+        """Of the same slug; without one, none: it is simply new."""
+        same = self.stage(node.stage.name).get(node.slug)
         mine = {*flat(node.sections).items(), *((name, need.key) for name, need in node.inputs.items())}
-        return min(same, key=lambda m: len(mine ^ {*flat(m["sections"]).items(), *input_keys(m).items()}), default=None)
+        return same.nearest(mine) if same else None
 
     def made(self, stage: str, key: str | None) -> dict[str, Any] | None:
         """The manifest with this key."""
         self.stage(stage)
         return self._by_key.get((stage, key))
 
-    def stage(self, stage: str) -> dict[str, list[dict[str, Any]]]:
+    def stage(self, stage: str) -> dict[str, Alike]:
         if stage not in self._stages:
-            by_slug: dict[str, list[dict[str, Any]]] = {}
+            by_slug: dict[str, Alike] = {}
             for path in sorted((self.root / stage).glob(f"*/{store.MANIFEST}")):
                 found = store.manifest(path.parent)
                 if found:
-                    by_slug.setdefault(found["slug"], []).append(found)
+                    by_slug.setdefault(found["slug"], Alike()).add(found)
                     self._by_key[stage, found["key"]] = found
             self._stages[stage] = by_slug
         return self._stages[stage]
@@ -59,6 +86,8 @@ def input_keys(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def explain(node: Node, past: Past) -> list[str]:
+    if not node.folder.is_dir():
+        return changes(node, past)
     broken = store.manifest(node.folder) or store.read_json(node.folder / store.DAMAGED_MANIFEST)
     if broken:
         found = store.missing_file(node.folder, broken["files"])

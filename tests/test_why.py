@@ -1,5 +1,6 @@
 """The reasons, word for word: they are what a person decides by."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from artefacts import damage, fail, finish, planned, prepared, toy, toys
 
 from pipeline import store
 from pipeline.plan import Node
+from pipeline.why import Alike, flat, input_keys
 
 ALL = ("alpha", "beta", "gamma")
 
@@ -141,3 +143,22 @@ def test_a_remake_after_damage_that_fails_tells_both(root: Path, done: dict[str,
     store.retract(done["beta"].folder)
     fail(done["beta"], "MemoryError")
     assert reasons(root)["beta"] == ["damaged: its content had changed", "the last attempt failed: MemoryError"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_nearest_is_what_comparing_with_all_finds(seed: int):
+    draw = random.Random(seed)
+
+    def drawn() -> dict:
+        settings = {name: draw.randint(0, 2) for name in "abcde" if draw.random() < 0.8}
+        return {"sections": {"s": {"same": 1, **settings}}, "inputs": {"x": {"key": str(draw.randint(0, 3))}}}
+
+    alike, made = Alike(), [drawn() for _ in range(draw.randint(1, 12))]
+    for each in made:
+        alike.add(each)
+
+    def says(found: dict) -> set[tuple[str, str]]:
+        return {*flat(found["sections"]).items(), *input_keys(found).items()}
+
+    for mine in (says(drawn()) for _ in range(10)):
+        assert alike.nearest(mine) is min(made, key=lambda found: len(mine ^ says(found)))
