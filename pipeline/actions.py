@@ -276,10 +276,10 @@ def price(asked: Tables, name: str, gpus: object, mfu: object) -> int:
 def collect(asked: Tables, overrides: Sequence[str], yes: bool) -> int:
     """What no table and no claim reaches, at any scale, as configured or with these overrides and seeds; data cards and
     what figures alone read are kept. Deleted only on request, and not while somebody is making it."""
-    kept = dict(asked.graph)
+    kept = plan.places(asked.graph)
     rest = [o for o in overrides if not o.startswith("scale=")]
     for scale in config.groups()["scale"]:
-        kept |= Claims([f"scale={scale}"]).graph
+        kept |= plan.places(Claims([f"scale={scale}"]).graph)
         for name in table.names():
             scales = table.read(name, STAGES).scales
             for settings in ([], rest) if scales is None or scale in scales else ():
@@ -289,19 +289,22 @@ def collect(asked: Tables, overrides: Sequence[str], yes: bool) -> int:
                     if not settings:
                         raise
                     continue  # a table that refuses these overrides has made nothing with them
-                kept |= reached.graph
+                kept |= plan.places(reached.graph)
                 beside = [(stage, x) for stage in ("card", "dynamics") for x in reached.made.values()]
-                kept |= plan.build(STAGES, reached.root, beside)[0]
-    unreached = [
+                kept |= plan.places(plan.build(STAGES, reached.root, beside)[0])
+    unreached = (
         (folder, size)
         for folder, size in plan.unreachable(asked.root, kept)
         if lock.holder(folder, asked.any.run.lock_seconds) is None
-    ]
-    if yes:
-        for folder, _ in unreached:
-            shutil.rmtree(folder)
-    say(show.gc_lines(unreached, yes))
+    )
+    say(show.gc_lines(deleted(unreached) if yes else unreached, yes))
     return 0
+
+
+def deleted(folders: Iterable[tuple[Path, int]]) -> Iterator[tuple[Path, int]]:
+    for folder, size in folders:
+        shutil.rmtree(folder)
+        yield folder, size
 
 
 def hold(graph: Graph) -> int:

@@ -65,6 +65,8 @@ def dotted(at: str, key: str) -> str:
 
 
 def convert(value: object, kind: Any, key: str) -> Any:
+    if is_dataclass(value):  # made by `section`
+        return value
     check(value != "???", key, value, f"required and has no default; set it, e.g. {key}=...")
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
@@ -154,7 +156,7 @@ def plain_values(overrides: Sequence[str], settings: Mapping[str, Any]) -> dict[
         if option not in groups()[group]:
             raise ConfigError(group, option, f"no such option; {closest(str(option), groups()[group])}")
     kept = [o for o in overrides if o.split("=", 1)[0] not in choices]
-    asked = [*kept, *(f"{group}={choices[group]}" for group in ("scale", "dialect") if group in choices)]
+    asked = (*kept, *(f"{group}={choices[group]}" for group in ("scale", "dialect") if group in choices))
     swapped = {group for group, option in choices.items() if swappable(group, option, asked)}
     slow = [f"{group}={option}" for group, option in choices.items() if group not in swapped]
     values = json.loads(compose((*kept, *slow)))
@@ -166,7 +168,8 @@ def plain_values(overrides: Sequence[str], settings: Mapping[str, Any]) -> dict[
     return values
 
 
-def swappable(group: str, option: object, overrides: Sequence[str]) -> bool:
+@cache
+def swappable(group: str, option: object, overrides: tuple[str, ...]) -> bool:
     """Is choosing this option the same as putting its file in the section's place? Composing with Hydra costs 0.14
     CPU s, and a table chooses a loss for each row. A test compares both ways for every option."""
     text = (CONF / group / f"{option}.yaml").read_text()
@@ -183,10 +186,21 @@ def from_values(values: Mapping[str, Any]) -> Experiment:
     loss = whole_loss(values["loss"], (f"scale/loss/{values['size']}", f"dialect/loss/{values['dialect']}"))
     check_loss(loss)
     check_constants(loss)
-    made = build(Experiment, {**values, "loss": loss})
+    sections = {name: section(name, json.dumps(value)) for name, value in values.items() if is_section(name, value)}
+    made = build(Experiment, {**values, **sections, "loss": loss})
     if made.sft.seed is None:
         return replace(made, sft=replace(made.sft, seed=made.seed % made.replicas))
     return made
+
+
+def is_section(name: str, value: object) -> bool:
+    return isinstance(value, Mapping) and name in hints(Experiment) and name != "loss"  # which is a mapping itself
+
+
+@cache
+def section(name: str, text: str) -> Any:
+    """The section that this JSON text says. Alike ones of all experiments are one object: a large plan is then fast."""
+    return convert(json.loads(text), hints(Experiment)[name], name)
 
 
 def whole_loss(loss: Mapping[str, Any], beside: Sequence[str], at: str = "loss") -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The graph of what is wanted, what of it is there, and why the rest is not. Reads manifests; runs nothing; no
 torch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +48,7 @@ class Builder:
         self.graph: Graph = {}
         self._seen: dict[tuple[str, int], Node] = {}
         self._plain: dict[int, Any] = {}
+        self._keys: dict[tuple[Any, ...], str] = {}  # by objects that make up an identity
         self._alive: list[Experiment] = []  # ids stay unique while their objects live
 
     def add(self, stage_name: str, x: Experiment) -> Node:
@@ -57,7 +58,9 @@ class Builder:
         stage = find(self.stages, stage_name)
         inputs = {name: self.add(*need) for name, need in stage.needs(x).items()}
         sections = {name: self.plain(getattr(x, name)) for name in stage.reads if getattr(x, name) is not None}
-        key = identity(stage, sections, {name: node.key for name, node in inputs.items()})
+        keys = {name: node.key for name, node in inputs.items()}
+        same = (stage_name, *(id(getattr(x, name)) for name in stage.reads), *keys.items())
+        key = self._keys[same] = self._keys.get(same) or identity(stage, sections, keys)
         if key not in self.graph:
             slug = stage.slug(x)
             folder = self.root / stage.name / f"{slug}-{key}"
@@ -112,11 +115,17 @@ def judge(graph: Graph, targets: Sequence[Node]) -> None:
             node.state = "run"
 
 
-def unreachable(root: Path, graph: Graph) -> list[tuple[Path, int]]:
-    """Folders of the store that no wanted artefact needs, with their sizes in bytes."""
-    kept = {(node.stage.name, node.folder.name) for node in graph.values()}
-    folders = sorted(p for p in root.glob("*/*") if p.is_dir() and (p.parent.name, p.name) not in kept)
-    return [(p, sum(f.stat().st_size for f in p.rglob("*") if f.is_file())) for p in folders]
+def places(graph: Graph) -> set[str]:
+    """What the graph's folders are called in the store."""
+    return {f"{node.stage.name}/{node.folder.name}" for node in graph.values()}
+
+
+def unreachable(root: Path, kept: Collection[str]) -> Iterator[tuple[Path, int]]:
+    """Folders of the store that are not among these places, with their sizes in bytes, one after the other."""
+    for stage in sorted(p for p in root.glob("*") if p.is_dir()):
+        for folder in sorted(p for p in stage.iterdir() if p.is_dir()):
+            if f"{stage.name}/{folder.name}" not in kept:
+                yield folder, sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
 
 
 def verify(root: Path) -> Iterable[tuple[Path, str | None]]:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline import live, lock, source, store
@@ -28,39 +28,43 @@ def plan_lines(graph: Graph) -> Iterator[str]:
 def status_lines(graph: Graph) -> Iterator[str]:
     """Where each artefact stands at this moment."""
     counts: Counter[str] = Counter()
+    failed: dict[str, Node | None] = {}
     for node in graph.values():
         if node.state != "idle":
-            state, text = standing(node)
+            state, text = standing(node, failed)
             counts[state] += 1
             yield f"{state:9}{node.name:32}{node.key}  {text}".rstrip()
     yield ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
 
 
-def standing(node: Node) -> tuple[str, str]:
+def standing(node: Node, known: dict[str, Node | None] | None = None) -> tuple[str, str]:
+    """`known`: what `first_failed` has found so far."""
     if node.state == "reuse":
         return "done", ""
-    owner = lock.holder(node.folder, node.lock_seconds)
+    begun = node.folder.is_dir()
+    owner = lock.holder(node.folder, node.lock_seconds) if begun else None
     if owner:
         return "running", f"{live.doing(node).removeprefix(node.name).strip()} ({owner})"
     if node.state == "blocked":
         return "blocked", "; ".join(node.why)
-    error = read_error(node.folder)
+    error = read_error(node.folder) if begun else None
     if error:
         return "failed", error
-    if any((node.folder / "checkpoint").glob("step-*")):
+    if begun and any((node.folder / "checkpoint").glob("step-*")):
         return "stopped", "will resume from its checkpoint"
-    failed = first_failed(node)
+    failed = first_failed(node, {} if known is None else known)
     return "missing", f"{failed.name} failed" if failed else "; ".join(node.why)
 
 
-def first_failed(node: Node) -> Node | None:
-    """The artefact above this one whose failure keeps it from being made."""
-    for need in node.inputs.values():
-        if need.state == "run":
-            found = first_failed(need) or (need if read_error(need.folder) else None)
-            if found:
-                return found
-    return None
+def first_failed(node: Node, known: dict[str, Node | None]) -> Node | None:
+    """The artefact above this one whose failure keeps it from being made. `known`, by key, is filled: many paths lead
+    to the same artefact."""
+    if node.key not in known:
+        known[node.key] = None
+        for need in node.inputs.values():
+            if need.state == "run" and known[node.key] is None:
+                known[node.key] = first_failed(need, known) or (need if read_error(need.folder) else None)
+    return known[node.key]
 
 
 def explain_lines(root: Path, graph: Graph, key: str) -> Iterator[str]:
@@ -102,13 +106,14 @@ def manifest_lines(found: dict, settings: bool) -> Iterator[str]:
         yield f"  file      out/{name} {entry['size']} bytes {entry['sha256'][:12]}"
 
 
-def gc_lines(folders: Sequence[tuple[Path, int]], deleted: bool) -> Iterator[str]:
+def gc_lines(folders: Iterable[tuple[Path, int]], deleted: bool) -> Iterator[str]:
+    """A line for each as it comes."""
+    n = total = 0
     for folder, size in folders:
         yield f"{size / 2**20:8.1f} MiB  {folder.parent.name}/{folder.name}"
-    total = sum(size for _, size in folders) / 2**20
+        n, total = n + 1, total + size
+    text = f"{n} folder(s), {total / 2**20:.1f} MiB"
     if deleted:
-        yield f"deleted {len(folders)} folder(s), {total:.1f} MiB"
+        yield f"deleted {text}"
     else:
-        yield f"{len(folders)} folder(s), {total:.1f} MiB, are reached by no table" + (
-            "; yes=true deletes them" if folders else ""
-        )
+        yield f"{text}, are reached by no table" + ("; yes=true deletes them" if n else "")

@@ -110,6 +110,13 @@ def test_a_setting_of_one_experiment_does_not_reach_the_next():
     assert experiment((), {"loss": "bsr"}).loss["coef"] == usual
 
 
+def test_sections_that_say_the_same_are_one_object():
+    """A large plan is fast by it."""
+    one, other = experiment((), {"seed": 0, "rm.batch": 8}), experiment((), {"seed": 1, "rm.batch": 16})
+    assert one.data is other.data and one.run is other.run
+    assert (one.rm.batch, other.rm.batch) == (8, 16)
+
+
 def test_a_setting_reaches_the_option_that_is_chosen_with_it():
     assert experiment((), {"loss": "norm_bt", "loss.decay": 0.5}).loss["decay"] == 0.5
 

@@ -60,6 +60,14 @@ def test_replicas_are_shared_by_all_seeds_of_a_sweep(root: Path):
     assert {name: names.count(name) for name in names} == {"data": 4 + 2 * 8, "sft": 4, "rm": 16}
 
 
+def test_who_asks_for_the_same_rows_gets_them_with_its_own_way_to_run(root: Path):
+    from pipeline.stages import STAGES
+
+    for jobs in (1, 2):
+        graph, _ = plan.build(STAGES, root, [("rm", experiment((), {"run.jobs": jobs, "rm.batch": 8 * jobs}))])
+        assert {node.around["run"]["jobs"] for node in graph.values()} == {jobs}
+
+
 def test_a_stage_that_was_imported_takes_the_place_of_nothing(root: Path):
     """`pipeline.stages.data` is a module from then on, whatever was called so before."""
     from pipeline import stages
@@ -186,14 +194,14 @@ def test_what_no_graph_reaches_is_listed_with_its_size(root: Path, done: dict[st
     unfinished.mkdir(parents=True)
     (unfinished / "console.log").write_text("123")
     graph = {node.key: node for node in done.values()}
-    found = dict(plan.unreachable(root, graph))
+    found = dict(plan.unreachable(root, plan.places(graph)))
     assert set(found) == {other["gamma"].folder, root / "alpha" / "a-unfinished"}
     assert found[root / "alpha" / "a-unfinished"] == 3
     kept = sum(path.stat().st_size for path in other["gamma"].folder.rglob("*") if path.is_file())
     assert found[other["gamma"].folder] == kept > 8
     graph |= {node.key: node for node in other.values()}
-    assert [folder for folder, _ in plan.unreachable(root, graph)] == [root / "alpha" / "a-unfinished"]
+    assert [folder for folder, _ in plan.unreachable(root, plan.places(graph))] == [root / "alpha" / "a-unfinished"]
 
 
 def test_an_empty_store_has_nothing_to_list(root: Path):
-    assert plan.unreachable(root, {}) == [] and list(plan.verify(root)) == []
+    assert list(plan.unreachable(root, set())) == [] and list(plan.verify(root)) == []
