@@ -11,7 +11,7 @@ from benchmarks.bar import Bar, measure, publish
 from benchmarks.engine import REPRODUCE, cpu, fabricate
 
 SEEDS = 228
-ROUNDS = 3
+ROUNDS = 2
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ rewards.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.cost import memory, work
 from pipeline.cost.memory import Load, Memory, Place
@@ -66,18 +66,26 @@ def texts(node: Node) -> tuple[float, Texts]:
     source, known = node.sections["source"], sheet()
     if source["kind"] == "world":
         return source["n"], known.texts.world
-    of = known.texts.hub
-    return source.get("n") or known.rows.get(source["id"], 50_000), of.get(source["part"], of["other"])
+    of = known.texts.hub.get(source["part"], known.texts.hub["other"])
+    if node.inputs:  # of several sets
+        return sum(texts(need)[0] for need in node.inputs.values()), of
+    rows = known.rows.get(source.get("id", ""), known.rows["other"])
+    return source.get("n", rows), of
 
 
 def answer(data: Node, limit: int | None) -> float:
     """Tokens that a policy says to a prompt."""
-    mean = getattr(sheet().answers, data.sections["source"]["kind"])
+    mean = getattr(sheet().answers, whose(data))
     return mean if limit is None else min(mean, limit)
 
 
 def longest(data: Node) -> float:
-    return getattr(sheet().longest_prompt, data.sections["source"]["kind"])
+    return getattr(sheet().longest_prompt, whose(data))
+
+
+def whose(data: Node) -> Literal["world", "hub"]:
+    """Whose texts these are like."""
+    return "world" if data.sections["source"]["kind"] == "world" else "hub"
 
 
 def settings(node: Node) -> dict[str, Any]:
