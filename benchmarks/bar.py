@@ -41,7 +41,14 @@ class Bar:
 
 
 def measure(
-    file: str, name: str, once: Callable[[], float], *, unit: str, must: float, aim: float, rounds: int = 7
+    file: str,
+    name: str,
+    once: Callable[[], float],
+    *,
+    unit: str,
+    must: float | None,
+    aim: float | None,
+    rounds: int = 7,
 ) -> Bar:
     """A cost: the median of some calls."""
     raw = [once() for _ in range(rounds)]

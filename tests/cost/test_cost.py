@@ -140,6 +140,7 @@ def test_eight_billion_parameters_sharded_over_eight_gpus() -> None:
     layer = 2 * 2 * 4 * 4096 + 5 * 2 * 4096 + 2 * (3 * 4096 + 2 * 1024 + 4 * 14_336)
     acts = STEP / 8 * (32 * layer + 2 * 3 * 14_336)
     whole = 8 * 128_256 * 4096 + (2 * 2 + 2 + 4) * of_layer
+    assert usual.memory.copies == near(whole)  # 6.4 GB
     assert usual.memory.total == near(12 * weights / 8 + whole + acts)  # 125 GB
     # With layers computed again more is needed to save it: its shard, the moments', and all weights on each GPU.
     assert again.memory.total == near(12 * weights / 8 + 4 * weights)  # 41.3 GB
