@@ -59,6 +59,8 @@ def named(model: dict[str, Any]) -> str:
 
 def texts(node: Node) -> tuple[float, Texts]:
     """Rows of a data artefact, and what they look like; samples of a policy as well."""
+    if node.stage.name == "gold" and "samples" not in node.inputs:
+        return texts(node.inputs["data"])
     if node.stage.name == "gold":
         n, asked = texts(node.inputs["data"])
         samples = node.inputs["samples"].sections["generate"]["samples"]
@@ -67,7 +69,7 @@ def texts(node: Node) -> tuple[float, Texts]:
     if source["kind"] == "world":
         return source["n"], known.texts.world
     of = known.texts.hub.get(source["part"], known.texts.hub["other"])
-    if node.inputs:  # of several sets
+    if source["kind"] == "sets":
         return sum(texts(need)[0] for need in node.inputs.values()), of
     rows = known.rows.get(source.get("id", ""), known.rows["other"])
     return source.get("n", rows), of
@@ -249,4 +251,16 @@ ESTIMATORS: dict[str, Estimator] = {
     "judge": judge,
 }
 TRAINED = ("sft", "rm", "rloo")  # recompute and LoRA mean something
-ON_CPU = ("data", "card", "external", "bench", "dynamics", "gold", "best_of_n", "calibration", "alpaca_eval")
+ON_CPU = (
+    "data",
+    "card",
+    "external",
+    "bench",
+    "dynamics",
+    "gold",
+    "scenarios",
+    "leak",
+    "best_of_n",
+    "calibration",
+    "alpaca_eval",
+)

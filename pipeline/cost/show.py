@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pipeline.cost.estimate import ESTIMATORS, ON_CPU, answer, texts
 from pipeline.cost.fit import Fit, fit
 from pipeline.cost.sheet import On
+from pipeline.errors import ConfigError
 from pipeline.experiment import Cluster
 from pipeline.plan import Graph, Node
 
@@ -38,14 +39,19 @@ def of(graph: Graph, on: On, gpus: Callable[[str], int | None]) -> Costs:
             continue
         if name == "judge" and node.sections["judge"]["kind"] == "openai":
             found.asked.append(node)
+        elif name == "gold" and node.sections.get("gold", {}).get("id"):  # by a model
+            found.unknown[name] += 1
         elif name in ON_CPU or (name == "judge" and "id" not in node.sections["judge"]):
             found.on_cpu[name] += 1
         elif name not in ESTIMATORS or any(n.stage.name == "external" for n in node.inputs.values()):
             found.unknown[name] += 1
         else:
             seen = name, looked_at(node)
-            if seen not in known:
-                known[seen] = fit(node, on, gpus(name))
+            try:
+                known[seen] = known.get(seen) or fit(node, on, gpus(name))
+            except ConfigError as e:  # a shape that is not known
+                found.unknown[f"{name} ({e.value})"] += 1
+                continue
             found.fits[name, known[seen]] = found.fits.get((name, known[seen]), 0) + 1
     return found
 

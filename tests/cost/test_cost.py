@@ -1,5 +1,6 @@
 """What a plan costs: three cases by hand, and what is said of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.plan import Node
 from pipeline.stages import STAGES
 
+known = sheet.sheet()
 PAPER = ("scale=paper", "model=llama-3.2-1b")  # 51,200 pairs, 128 in a step, one epoch
 LORA = "rm.optim.lora={rank:16,alpha:32}"
 GB = 1e9
@@ -50,10 +52,13 @@ def test_a_shape_gives_the_published_number_of_parameters(id: str) -> None:
     assert sheet.of_hub(id).lm == PUBLISHED[id]
 
 
-def test_every_hub_model_of_conf_has_a_shape() -> None:
-    files = (config.CONF / "model").glob("*.yaml")
-    ids = [each["id"] for path in files if "id" in (each := config.load_yaml(path))]
-    assert ids and all(sheet.of_hub(id).lm > 0 for id in ids)
+def test_what_has_no_known_shape_is_not_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = config.experiment(PAPER)
+    graph, targets = plan.build(STAGES, tmp_path, [("rm", x)])
+    plan.judge(graph, targets)
+    monkeypatch.setattr(sheet, "sheet", lambda: replace(known, models={}))
+    costs = cost.of(graph, cost.gpu("h200"), cost.given(x.cluster, None))
+    assert dict(costs.unknown) == {f"{stage} (meta-llama/Llama-3.2-1B)": 1 for stage in ("sft", "rm")}
 
 
 def test_a_fetched_config_is_preferred(tmp_path: Path) -> None:
