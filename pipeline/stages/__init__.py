@@ -262,7 +262,9 @@ def calibration_needs(x: Experiment) -> Needs:
     """References are further samples of the SFT model: the same instructions, another seed."""
     if x.calibration.kind == "file":
         return {}
-    fixed = replace(x, data=replace(x.data, alpaca_eval=replace(x.data.alpaca_eval, seed=x.seed)))
+    asked = x.data.alpaca_eval
+    asked = replace(asked, seed=x.seed) if asked.kind == "world" else asked  # others are what they are
+    fixed = replace(x, data=replace(x.data, alpaca_eval=asked))
     seeds = [derive(x.seed, "reference", k) % 10**6 for k in range(x.calibration.references or 0)]
     references = {f"reference_{k}": from_sft(replace(fixed, seed=seed)) for k, seed in enumerate(seeds)}
     return {"baseline": baseline(x), **references}
