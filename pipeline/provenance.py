@@ -110,9 +110,10 @@ def of_option(path: Path, key: str) -> Said | None:
         if isinstance(entry, str) and entry != "_self_":
             return of_option(path.with_stem(entry), key)
         name, option = next(iter(entry.items())) if isinstance(entry, Mapping) else ("", "")
-        group, _, place = name.lstrip("/").partition("@")
+        group, _, place = name.partition("@")
         if place and key.startswith(f"{place}."):
-            inner = of_option(CONF / group / f"{option}.yaml", key.removeprefix(f"{place}."))
+            folder = CONF / group[1:] if group.startswith("/") else path.parent / group
+            inner = of_option(folder / f"{option}.yaml", key.removeprefix(f"{place}."))
             return inner or said(path, f"defaults.{place}")
     return None
 

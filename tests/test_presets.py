@@ -11,7 +11,7 @@ from pipeline.stages import STAGES
 
 SCALES = groups()["scale"]
 REAL = [name for name in groups()["model"] if not name.startswith("tiny")]
-HUB = [name for name in groups()["data"] if name != "micro"]
+HUB = [name for name in groups()["data"] if not name.startswith("micro")]
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -29,8 +29,8 @@ def test_every_table_composes_at_every_scale_where_it_has_a_meaning(name: str, s
     graph, targets = plan.build(STAGES, Path("/nowhere"), table.wanted(spec, made))
     plan.judge(graph, targets)
     assert graph or name == "bsr-4"
-    hub = {node.sections["source"]["kind"] for node in graph.values() if node.stage.name == "data"}
-    assert hub <= ({"hub"} if scale in ("small", "paper") else {"world"})
+    kinds = {node.sections["source"]["kind"] for node in graph.values() if node.stage.name == "data"}
+    assert kinds <= ({"hub", "sets"} if scale in ("small", "paper") else {"world"})
 
 
 @pytest.mark.parametrize("scale", ["small", "paper"])

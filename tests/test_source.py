@@ -129,7 +129,7 @@ def test_the_source_of_each_stage_is_what_computes_it(name: str):
         name in ("rm", "rank")
     )  # the effective rank stands beside the records of training
     assert ("pipeline/sample.py" in files) == (name in ("generate", "rloo"))
-    assert ("pipeline/metrics/rm_bench.py" in files) == (name == "bench")
+    assert ("pipeline/metrics/rm_bench.py" in files) == (name in ("bench", "data"))  # which knows the set's columns
 
 
 def test_a_new_setting_is_no_change_of_any_stage():

@@ -196,4 +196,4 @@ def test_each_measure_has_its_own_interval_whatever_the_order_of_items():
     values = np.arange(12.0)
     found = stats.items_only(lambda at: {"n": float(len(at)), "mean": values[at].mean()}, [2, 0, 1] * 4)
     assert found["n"] == (12.0, 12.0)
-    assert found["mean"] == (values[1::3].mean(), values[2::3].mean())  # one prompt alone, in 1 of 27 draws each
+    assert found["mean"] == (values[0::3].mean(), values[2::3].mean())  # one prompt alone, in 1 of 27 draws each
