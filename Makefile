@@ -9,6 +9,7 @@ SCALE ?= micro
 TABLE ?= cross
 CLUSTER ?= slurm
 ARGS ?=
+RM := # not make's own, which is rm -f
 # Overrides pass through: make reproduce-table-cross SCALE=small ARGS='seed=7 run.jobs=4'
 # Tables that have a meaning in the micro world only.
 MICRO := $(if $(filter micro smoke,$(SCALE)),ceiling floors planted planted_bsr)
@@ -18,14 +19,17 @@ STAGE := $(PY) scripts/run.py scale=$(SCALE) $(ARGS)
 help: ## This list
 	@awk -F":.*## " '/^[a-z% -]+:.*## /{printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/ready ## Make .venv with pinned versions (1.8 GB; several more with the CUDA build of torch)
+INSTALL = $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+
+setup: .venv/ready ## Make .venv with pinned versions (1.8 GB; several more with the CUDA build of torch); EXTRAS=dev,lora adds some
+	@grep -qx '$(EXTRAS)' .venv/ready || { $(INSTALL) && echo '$(EXTRAS)' >> .venv/ready; }
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v < (3, 11) and sys.exit(f"Python 3.11 is needed, {v[0]}.{v[1]} found: say make PYTHON=python3.11"); v[:2] == (3, 11) or print(f"warning: tested on Python 3.11 only, not {v[0]}.{v[1]}")'
 	@echo "installing into .venv: about 1.8 GB, several more with the CUDA build of torch"
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
-	@touch $@
+	$(INSTALL)
+	@echo '$(EXTRAS)' > $@
 
 smoke: .venv/ready ## The whole chain in its smallest size, and facts that must hold at any size
 	$(PY) scripts/reproduce.py table=cross scale=smoke seed=0 $(ARGS)
@@ -37,7 +41,7 @@ space := $(subst ,, )
 ALL := $(basename $(notdir $(wildcard conf/table/*.yaml)))
 GRID := $(if $(filter paper,$(SCALE)),normbt-grid)
 EVERY := $(strip $(filter-out ceiling floors noise normbt-grid planted planted_bsr,$(ALL)) $(MICRO) $(GRID))
-PLAN := $(if $(FULL),$(EVERY),cross bsr-3 bsr-5 normbt-1a coupling $(MICRO))
+PLAN := $(strip $(if $(FULL),$(EVERY),cross bsr-3 bsr-5 normbt-1a coupling $(MICRO)))
 
 reproduce: .venv/ready ## Data, SFT, reward models, policies, tables, figures, claims: results/report.html
 	$(TABLES) table=$(subst $(space),$(comma),$(PLAN))

@@ -226,6 +226,11 @@ def stages(wanted: Sequence[tuple[str, Experiment]], asked: set[str], key: str |
     if action in QUEUE_ACTIONS or (action == "run" and any_of.cluster.kind == "slurm"):
         return queue.act(action, graph, targets, any_of, results(any_of), key)
     if action == "run":
+        plan.judge(graph, targets)
+        if all(node.state == "blocked" for node in targets):
+            first = {node.name: blocked_by(node) for node in targets}
+            say((f"error: {name} needs {by.name}: {'; '.join(by.why)}" for name, by in first.items()), sys.stderr)
+            return 2
         code = execute(graph, targets, any_of)
         say(f"{node.name}: {shorter(node.folder)}" for node in targets)
         return code
@@ -233,6 +238,11 @@ def stages(wanted: Sequence[tuple[str, Experiment]], asked: set[str], key: str |
     why.explain_all(graph, store_root(any_of))
     say(show.plan_lines(graph) if action == "plan" else queue.status_lines(graph, results(any_of)))
     return 0
+
+
+def blocked_by(node: Node) -> Node:
+    """The first of what it needs, or itself, that cannot be made."""
+    return next((blocked_by(need) for need in node.inputs.values() if need.state == "blocked"), node)
 
 
 def expand(stage: str, x: Experiment) -> list[tuple[str, Experiment]]:

@@ -233,12 +233,16 @@ def last_lines(node: Node, n: int = 12) -> list[str]:
         return []
 
 
+A_SETTING = "ConfigError: "  # is wrong: that says all
+
+
 def summary(outcome: Outcome) -> list[str]:
     """Every failure with the end of its log, then what it kept from running."""
     lines = []
     for node, cause in outcome.failed.values():
-        lines += [f"FAILED {node.name} ({node.key}): {why.read_error(node.folder) or cause}"]
-        lines += [f"    {text}" for text in last_lines(node)]
+        reason = why.read_error(node.folder) or cause
+        lines += [f"FAILED {node.name} ({node.key}): {reason.removeprefix(A_SETTING)}"]
+        lines += [f"    {text}" for text in last_lines(node)] if not reason.startswith(A_SETTING) else []
         lines += [f"    whole log: {node.folder / 'log' / 'console.log'}"]
     if outcome.stopped:
         lines.append("stopped; running stages saved their state: the same command goes on from there")

@@ -102,19 +102,19 @@ def defaults(path: Path) -> tuple[Any, ...]:
     return tuple(load_yaml(path).get("defaults", ()))
 
 
-def of_option(path: Path, key: str) -> Said | None:
+def of_option(path: Path, key: str, null: bool = False) -> Said | None:
     """What an option's file says, or those that it takes in."""
     if gives(path, key):
         return said(path, key)
     for entry in defaults(path):
         if isinstance(entry, str) and entry != "_self_":
-            return of_option(path.with_stem(entry), key)
+            return of_option(path.with_stem(entry), key, null)
         name, option = next(iter(entry.items())) if isinstance(entry, Mapping) else ("", "")
         group, _, place = name.partition("@")
         if place and key.startswith(f"{place}."):
             folder = CONF / group[1:] if group.startswith("/") else path.parent / group
-            inner = of_option(folder / f"{option}.yaml", key.removeprefix(f"{place}."))
-            return inner or said(path, f"defaults.{place}")
+            inner = of_option(folder / f"{option}.yaml", key.removeprefix(f"{place}."), null)
+            return inner or (None if null else said(path, f"defaults.{place}"))
     return None
 
 
@@ -164,7 +164,7 @@ class Sources:
                 return said(path, key)
         group, _, inner = key.partition(".")
         option, who = self.choices.get(group, (None, None))
-        return (of_option(CONF / group / f"{option}.yaml", inner) if option else None) or (None if null else who)
+        return (of_option(CONF / group / f"{option}.yaml", inner, null) if option else None) or (None if null else who)
 
     def of_loss(self, loss: Mapping[str, Any]) -> dict[str, Said | None]:
         """A constant's line is in the file of its loss, or in the dialect's or the scale's for it, wherever the loss

@@ -1,7 +1,7 @@
 """Figures from the store: plan them, make what they lack, render them to results/figures/.
 
     scripts/figures.py                           all of them
-    scripts/figures.py figure=norms              one
+    scripts/figures.py figure=hidden-norms       one
     scripts/figures.py action=render             from what is there; says what is missing
     scripts/figures.py action=plan               what would run, and why
 

@@ -399,6 +399,10 @@ def test_help_is_quick(command: Command):
         (["stage=rm", "loss=bst"], "loss = 'bst': no such option; did you mean 'bt'?"),
         (["stage=rm", "rm.batch=many"], "rm.batch = 'many': expected a whole number"),
         (["stage=rm", "-m", "action=plan,status"], "action"),
+        (
+            ["stage=rm", "data=micro_local", "data.path=nowhere.jsonl"],
+            "rm/bt-s0 needs data/preferences: no such file: nowhere.jsonl",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -406,6 +410,12 @@ def test_one_stage_wrongly_asked_for_is_one_line(command: Command, arguments: li
     done = command("run.py", *arguments)
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"error: {message}") and done.err.count("\n") == 1
+
+
+def test_a_model_trained_here_is_benchmarked_where_make_is_given_no_other():
+    """RM is a variable of make's own."""
+    said = subprocess.run(["make", "-n", "eval"], cwd=PROJECT, capture_output=True, text=True).stdout
+    assert "scripts/run.py" in said and "stage=bench" in said
 
 
 def test_a_sweep_has_its_shared_inputs_once_wherever_its_flag_stands(command: Command, results: Path):

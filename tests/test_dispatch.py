@@ -149,6 +149,15 @@ def test_the_end_names_a_failure_with_the_last_lines_of_its_log(root: Path):
     ]
 
 
+def test_a_wrong_setting_is_said_without_a_log(root: Path):
+    built = build(root, {"loss.coef": FAILS})
+    outcome = run(built)
+    error = by_name(built)["beta"].folder / "log" / "error.json"
+    error.write_text(json.dumps({"error": "ConfigError: x = 1: say 2"}))
+    first, where, _ = dispatch.summary(outcome)
+    assert first.endswith(": x = 1: say 2") and where.startswith("    whole log: ")
+
+
 def test_a_stage_that_was_killed_is_told_apart(root: Path):
     built = build(root, {"loss.coef": DIES}, targets=("beta",))
     lines = dispatch.summary(run(built))

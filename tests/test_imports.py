@@ -1,4 +1,4 @@
-"""Who may import whom: the rules of STYLE.md, by reading every import statement; and what the commands really load."""
+"""Who may import whom, by reading every import statement; and what the commands really load."""
 
 import ast
 import json

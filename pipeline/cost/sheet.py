@@ -140,7 +140,7 @@ def gpu(name: str, mfu: float | None = None) -> On:
     """`mfu`: the share of the peak, in training and in scoring, that was measured; None: as assumed."""
     known, assumed = sheet().gpus, sheet().assumed
     if name not in known:
-        raise ConfigError("gpu", name, f"not in conf/cost.yaml; {closest(name, known)}")
+        raise ConfigError("gpu", name, f"not in conf/cost.yaml, which has {', '.join(known)}; {closest(name, known)}")
     check(mfu is None or 0 < mfu <= 1, "mfu", mfu, "is a share of the peak: 0 < mfu <= 1")
     return On(known[name], assumed if mfu is None else replace(assumed, training=mfu, scoring=mfu))
 

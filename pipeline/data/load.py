@@ -56,6 +56,7 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
 TRAINED_ON = ("sft", "prompts", "preferences")
 CHUNK = 1024  # rows in memory
 EXAMPLES = 5  # broken rows shown in the card
+DROP = "set bad: drop of the source (data.preferences.bad=drop), and such rows are left out and counted"
 
 
 @dataclass
@@ -172,7 +173,7 @@ def good(source: Source, found: Sequence[Given], count: Count) -> Iterator[Made]
             except Broken as e:
                 where = f"{place.file}, row {place.row}, column {e.column}"
                 if source.bad is None:
-                    remedy = f"{e.rule}: {e.remedy}; or say bad=drop: such rows are left out and counted"
+                    remedy = f"{e.rule}: {e.remedy}; or {DROP}"
                     raise ConfigError(where, shown(e.value), remedy) from e
                 count.broken[e.rule] += 1
                 count.examples += [f"{where}: {e.rule}"] * (len(count.examples) < EXAMPLES)
