@@ -53,7 +53,7 @@ def lines(bench: Node, leak: Node) -> Iterator[Line]:
         whole = {key: value for key, value in found["metrics"].items() if key.startswith(f"{name}/")}
         clean = without(bench, name, leaked[name]) if leaked[name] else whole
         for key in whole:
-            if (key.count("/") <= 1 or key.endswith("/tau")) and key.rpartition("/")[2] not in COUNTS:
+            if evaluate.shown(key) and key.rpartition("/")[2] not in COUNTS:
                 n, left = rows_of(key, name, whole), rows_of(key, name, clean)
                 yield Line(key, n, n - left, whole[key], clean.get(key))
 

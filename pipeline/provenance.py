@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.config import CONF, groups, leaves, load_yaml
+from pipeline.config import CONF, dotted, groups, leaves, load_yaml
 from pipeline.errors import check
 from pipeline.experiment import NEVER_HASHED, Experiment
 
@@ -58,10 +58,6 @@ def lines(path: Path) -> dict[str, str]:
         found[key] = comment or ""
         above.append((indent, key))
     return found
-
-
-def dotted(above: str, name: str) -> str:
-    return f"{above}.{name}" if above else name
 
 
 def called(body: str, number: int, default: bool) -> str:

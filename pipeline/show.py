@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pipeline import live, lock, source, store
@@ -25,13 +25,13 @@ def plan_lines(graph: Graph) -> Iterator[str]:
         )
 
 
-def status_lines(graph: Graph) -> Iterator[str]:
-    """Where each artefact stands at this moment."""
+def status_lines(graph: Graph, of: Callable[[Node], tuple[str, str]] | None = None) -> Iterator[str]:
+    """Where each artefact stands at this moment. `of`: who says it where more than the store is known."""
     counts: Counter[str] = Counter()
     failed: dict[str, Node | None] = {}
     for node in graph.values():
         if node.state != "idle":
-            state, text = standing(node, failed)
+            state, text = of(node) if of else standing(node, failed)
             counts[state] += 1
             yield f"{state:9}{node.name:32}{node.key}  {text}".rstrip()
     yield ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))

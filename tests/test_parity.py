@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peer
 import pytest
 import tiny
 import torch
@@ -114,13 +115,7 @@ def theirs(start: Start, folder: Path, center: float | None) -> list[float]:
         weight_decay=OPTIM.weight_decay,
         max_grad_norm=OPTIM.clip,
         disable_dropout=True,  # ours refuses a model that has any
-        bf16=False,
-        gradient_checkpointing=None,  # none; False warns
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
+        **peer.QUIET,
     )
     model = start.load()
     data = Dataset.from_dict({"chosen_ids": chosen, "rejected_ids": rejected})

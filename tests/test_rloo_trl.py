@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import peer
 import pytest
 import torch
 import toy_policy as toy
@@ -78,13 +79,7 @@ def theirs(folder: Path, groups: list[Group], stale: bool) -> tuple[float, torch
         max_completion_length=8,
         disable_dropout=True,  # ours refuses a model that has any
         shuffle_dataset=False,
-        bf16=False,
-        gradient_checkpointing=None,  # none; False warns
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
+        **peer.QUIET,
     )
     models.save(toy.lm("padded", seed=1), toy.tokenizer(), folder / "reference")
     model = toy.lm("padded")

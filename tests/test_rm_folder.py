@@ -4,6 +4,7 @@ from pathlib import Path
 
 import families
 import numpy as np
+import peer
 import pytest
 import tiny
 import torch
@@ -62,13 +63,7 @@ def test_trl_rewards_its_rollouts_as_we_do(folders: Path) -> None:
         num_generations=2,
         max_completion_length=12,
         max_steps=1,
-        bf16=False,
-        gradient_checkpointing=None,  # none; False warns
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
+        **peer.QUIET,
     )
     asked = [row["prompt"] for row in tiny.rows_of("preferences", 8)]
     data = Dataset.from_dict({"prompt": [[{"role": "user", "content": text}] for text in asked]})

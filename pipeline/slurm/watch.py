@@ -83,13 +83,7 @@ def look(graph: Graph, home: Path) -> Look:
 def status_lines(graph: Graph, home: Path) -> Iterator[str]:
     """Like show.status_lines, with what SLURM says."""
     seen = look(graph, home)
-    counts: Counter[str] = Counter()
-    for node in graph.values():
-        if node.state != "idle":
-            state, text = standing(node, seen)
-            counts[state] += 1
-            yield f"{state:9}{node.name:32}{node.key}  {text}".rstrip()
-    yield ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
+    yield from show.status_lines(graph, lambda node: standing(node, seen))
     if seen.remark:
         yield seen.remark
 
