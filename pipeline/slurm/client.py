@@ -88,21 +88,28 @@ def queue() -> dict[str, Job]:
 
 def ended(names: Iterable[str]) -> tuple[dict[str, Ended], str | None]:
     """How elements ended, as far as SLURM remembers, and a remark if that is not far."""
-    arrays = sorted({name.partition("_")[0] for name in names}, key=int)
-    if not arrays:
+    names = set(names)
+    if not names:
         return {}, None
+    found, remark = {}, None
     try:
-        text = command("sacct", "-XnP", "-j", ",".join(arrays), "-o", "JobID,State,ExitCode,Elapsed,Timelimit")
+        text = command("sacct", "-XnP", "-j", ",".join(arrays(names)), "-o", "JobID,State,ExitCode,Elapsed,Timelimit")
         rows = (line.split("|") for line in text.splitlines())
-        return {row[0]: Ended(row[1].partition(" ")[0], *row[2:5]) for row in rows}, None
+        found = {row[0]: Ended(row[1].partition(" ")[0], *row[2:5]) for row in rows}
     except SlurmError:
         remark = "no accounting here (sacct): how a job ended is known only while slurmctld remembers it"
-        return dict(remembered(arrays)), remark
+    # Accounting hears of an end some time after slurmctld, which still remembers it then.
+    late = [name for name in names if name not in found or found[name].state in ACTIVE]
+    return found | dict(remembered(arrays(late))), remark
 
 
-def remembered(arrays: Iterable[str]) -> Iterator[tuple[str, Ended]]:
+def arrays(names: Iterable[str]) -> list[str]:
+    return sorted({name.partition("_")[0] for name in names}, key=int)
+
+
+def remembered(jobs: Iterable[str]) -> Iterator[tuple[str, Ended]]:
     """As slurmctld knows it, which forgets a job some minutes after its end."""
-    for array in arrays:
+    for array in jobs:
         try:
             text = command("scontrol", "show", "job", "--oneliner", array)
         except SlurmError:  # forgotten

@@ -128,6 +128,22 @@ def test_without_accounting_it_is_said_how_jobs_ended_while_slurmctld_knows(
     assert "alpha/a-s0 failed" in lines[1]
 
 
+@pytest.mark.parametrize("says", ("", "echo '{job}|RUNNING|0:0|00:00:01|00:02:00'"), ids=("nothing yet", "it runs"))
+def test_accounting_that_has_not_heard_of_the_end_is_not_believed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, says: str
+):
+    bench.behave(alpha={"fails": True})
+    graph, _ = built = bench.graph()
+    bench.submit(built)
+    until(lambda: not bench.queued(), 60)
+    alpha = next(iter(graph.values()))
+    name = watch.look(graph, bench.home).element(alpha)
+    monkeypatch.setenv("PATH", program(bench.folder, "sacct", says.format(job=name)), prepend=":")
+    lines = list(watch.status_lines(bench.graph()[0], bench.home))
+    assert "failed   alpha/a-s0" in lines[0] and f"ValueError: no luck (job {name})" in lines[0]
+    assert client.ended([str(name)])[0][str(name)].state == "FAILED"
+
+
 @pytest.fixture
 def paused(cluster: Path) -> Iterator[None]:
     """SLURM takes jobs and starts none."""
