@@ -40,7 +40,8 @@ space := $(subst ,, )
 # FULL=1: every table, and what claims and figures ask for beside them.
 ALL := $(basename $(notdir $(wildcard conf/table/*.yaml)))
 GRID := $(if $(filter paper,$(SCALE)),normbt-grid)
-EVERY := $(strip $(filter-out ceiling floors noise normbt-grid planted planted_bsr,$(ALL)) $(MICRO) $(GRID))
+ELSEWHERE := $(if $(filter micro smoke,$(SCALE)),normbt-grid,ceiling floors knowledge noise planted planted_bsr policies)
+EVERY := $(strip $(filter-out $(ELSEWHERE),$(ALL)))
 PLAN := $(strip $(if $(FULL),$(EVERY),cross bsr-3 bsr-5 normbt-1a coupling $(MICRO)))
 
 reproduce: .venv/ready ## Data, SFT, reward models, policies, tables, figures, claims: results/report.html

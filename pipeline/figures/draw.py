@@ -13,6 +13,7 @@ from pipeline.config import closest
 from pipeline.errors import ConfigError, check
 from pipeline.figures import series, spec, style
 from pipeline.figures.series import Columns
+from pipeline.metrics.dynamics import correlation
 from pipeline.plan import Node
 from pipeline.store import read_json
 
@@ -182,22 +183,23 @@ def pairs(of: spec.Pairs, found: Found, figure: "Figure") -> None:
     grid[-1][1].set_xlabel("head gradient")
 
 
-def frontier(of: spec.Frontier, found: Found, figure: "Figure") -> None:
+def frontier(of: spec.Frontier, found: Found, figure: "Figure") -> str:
     ax = figure.subplots()
-    ends, colours = {}, {}
+    numbers = []
     for row, look in found.looks.items():
         if of.form == "rl":
             d, gain = series.frontier(found.columns(row, of.stage, "curve"), of.block)
         else:
             d, gain = series.best_of(found.columns(row, of.stage, "examples"))
         ax.plot(d, gain, color=look["color"], marker=look["marker"], linestyle="")
-        at, curve, _ = series.fitted(d, gain, of.form)
+        at, curve, fit = series.fitted(d, gain, of.form)
         ax.plot(at, curve, color=look["color"], linestyle=look["line"])
-        ends[row], colours[row] = (at[-1], curve[-1]), look["color"]
+        numbers.append(f"{row} α = {fit['alpha']:.3g}, β = {fit['beta']:.3g}")
     ax.axhline(0, color=style.GREY, linewidth=0.6)
     ax.set(xlabel=of.xlabel, ylabel=of.label)
     ax.set_xlim(left=0)
     style.name_rows(figure, found.looks, "marked lines")
+    return f"Fits: {'; '.join(numbers)}"
 
 
 def reliability(of: spec.Reliability, found: Found, figure: "Figure") -> None:
@@ -232,8 +234,28 @@ def lengths(of: spec.Lengths, found: Found, figure: "Figure") -> None:
     style.name_rows(figure, looks, "lines")
 
 
+def proxy(of: spec.Proxy, found: Found, figure: "Figure") -> str:
+    probed = found.columns(found.rows[0], of.stage, "gradients")[0]
+    color = found.looks[found.rows[0]]["color"]
+    grid = figure.subplots(1, 2, squeeze=False, sharey=True)[0]
+    numbers = []
+    for ax, when, step in zip(grid, ("before training", "after"), np.unique(probed["step"])[[0, -1]], strict=True):
+        at = probed["step"] == step
+        distance, backbone = (probed[name][at] for name in ("distance", "backbone"))
+        whole = np.hypot(distance, backbone)
+        ax.plot(distance, whole, color=color, marker="o", linestyle="", markersize=2, markeredgewidth=0, alpha=0.5)
+        ends = np.array([distance.min(), distance.max()])
+        ax.plot(ends, np.polyval(np.polyfit(distance, whole, 1), ends), color=style.GREY, linewidth=0.8)
+        ax.set(title=when, xlabel=of.xlabel)
+        ax.set_xlim(left=0)
+        ax.set_ylim(bottom=0)
+        numbers.append(f"{correlation(distance, whole):.2f} {when}")
+    grid[0].set_ylabel(of.label)
+    return f"Pearson's r: {', '.join(numbers)}"
+
+
 HEIGHT: dict[type[spec.Spec], float] = {spec.Boxes: 2.2, spec.Frontier: 2.2, spec.Pairs: 2.8}  # inches; the rest 2.0
-DRAWN: dict[type[spec.Spec], Callable[[Any, Found, "Figure"], None]] = {
+DRAWN: dict[type[spec.Spec], Callable[[Any, Found, "Figure"], str | None]] = {
     spec.Bars: bars,
     spec.Curves: curves,
     spec.Boxes: boxes,
@@ -242,11 +264,13 @@ DRAWN: dict[type[spec.Spec], Callable[[Any, Found, "Figure"], None]] = {
     spec.Frontier: frontier,
     spec.Reliability: reliability,
     spec.Lengths: lengths,
+    spec.Proxy: proxy,
 }
 
 
-def draw(of: spec.Spec, found: Found, figure: "Figure") -> None:
-    DRAWN[type(of)](of, found, figure)
+def draw(of: spec.Spec, found: Found, figure: "Figure") -> str | None:
+    """What was computed for the picture alone, in words, if anything was."""
+    return DRAWN[type(of)](of, found, figure)
 
 
 def height(of: spec.Spec) -> float:

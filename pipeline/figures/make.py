@@ -65,16 +65,17 @@ def render(of: Figure, builder: plan.Builder, folder: Path) -> list[Path] | str:
         return f"not made yet: {', '.join(lacking[:SHOWN_MISSING])}{more}"
     try:
         with style.page(draw.height(of.spec)) as page:
-            draw.draw(of.spec, Found(of.rows, of.seeds, nodes), page)
+            numbers = draw.draw(of.spec, Found(of.rows, of.seeds, nodes), page)
             paths = style.save(page, folder / of.size, of.name)
     except ConfigError as e:
         return str(e)
     source = folder / of.size / f"{of.name}.json"
-    store.write_atomically(source, json.dumps(described(of, nodes), indent=1, ensure_ascii=False) + "\n")
+    store.write_atomically(source, json.dumps(described(of, nodes, numbers), indent=1, ensure_ascii=False) + "\n")
     return [*paths, source]
 
 
-def described(of: Figure, nodes: Mapping[tuple[str, str, int], Node]) -> dict:
+def described(of: Figure, nodes: Mapping[tuple[str, str, int], Node], numbers: str | None) -> dict:
     """What stands under the picture, and the artefacts it was drawn from."""
     artefacts = [f"{n.stage.name}/{n.folder.name}" for n in nodes.values()]
-    return {"figure": of.name, "title": of.spec.title, "caption": spec.caption(of), "artefacts": artefacts}
+    caption = " ".join([spec.caption(of), *([f"{numbers}."] if numbers else [])])
+    return {"figure": of.name, "title": of.spec.title, "caption": caption, "artefacts": artefacts}

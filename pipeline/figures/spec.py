@@ -180,6 +180,20 @@ class Lengths(Spec):
         return "Answers of all seeds together; dotted lines: medians"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Proxy(Spec):
+    """Distance against the norm of the whole gradient, before training and after; of the first row and the first seed
+    alone."""
+
+    stage: str
+    label: str
+    xlabel: str
+
+    @property
+    def marks(self) -> str:
+        return "Each dot: a pair of the probe; lines: straight fits"
+
+
 KINDS: dict[str, type[Spec]] = {
     "bars": Bars,
     "curves": Curves,
@@ -189,6 +203,7 @@ KINDS: dict[str, type[Spec]] = {
     "frontier": Frontier,
     "reliability": Reliability,
     "lengths": Lengths,
+    "proxy": Proxy,
 }
 
 

@@ -49,6 +49,7 @@ def files(stage: str, rng: np.random.Generator) -> Iterator[tuple[str, Any]]:
     elif stage == "rm":
         yield "steps.json", some(20, "head_norm")
         yield "probe_steps.json", of_each(SETS, "set", "tau")
+        yield "gradients.json", [{**row, "step": step} for step in (0, 47) for row in some(9, "distance", "backbone")]
     elif stage == "dynamics":
         cells = ({"bin": b, "group": g, "error": b / 4} for b in (1, 2, 3) for g in (1, 2, 3, 4))
         yield (

@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure as Page
 
 from pipeline import actions, plan, table
 from pipeline.config import build, groups
 from pipeline.errors import ConfigError
-from pipeline.figures import draw, make, spec, style
+from pipeline.figures import draw, make, series, spec, style
 from pipeline.stages import STAGES
 from tests.figures import store
 
@@ -32,7 +33,7 @@ def test_every_figure_can_be_planned_at_every_scale(name: str, scale: str, tmp_p
 def test_a_figure_shows_artefacts_of_its_table(name: str, tmp_path: Path):
     """Whatever is drawn is what the table counts, or is made from that."""
     of = store.figure(name)
-    whole = table.load(of.spec.table, STAGES, of.seeds)
+    whole = table.load(of.spec.table, STAGES, of.seeds, ("scale=smoke",))
     counted, _ = plan.build(STAGES, tmp_path, table.wanted(whole, table.experiments(whole, ["scale=smoke"])))
     beyond = {node.stage.name for key, node in plan.build(STAGES, tmp_path, of.wanted)[0].items() if key not in counted}
     assert beyond <= {"dynamics"}
@@ -133,6 +134,30 @@ def test_beside_a_picture_stand_its_caption_and_its_artefacts(tmp_path: Path):
     found = json.loads((tmp_path / "smoke" / "head-norm.json").read_text())
     assert found["caption"] == spec.caption(of) and found["title"] == of.spec.title
     assert found["artefacts"] == [f"rm/{node.folder.name}" for node in nodes.values()]
+
+
+@pytest.mark.parametrize("name", ["proxy", "gold-by-kl", "overoptimize"])
+def test_what_is_computed_for_a_picture_alone_stands_under_it(name: str, tmp_path: Path):
+    of = store.figure(name)
+    nodes = store.fill(tmp_path / "runs", of)
+    make.render(of, plan.Builder(STAGES, tmp_path / "runs"), tmp_path)
+    caption = json.loads((tmp_path / "smoke" / f"{name}.json").read_text())["caption"]
+    assert caption.startswith(spec.caption(of))
+    said = caption.removeprefix(spec.caption(of))
+    if name == "proxy":
+        made = json.loads((nodes["BT", "rm", 0].folder / "out" / "gradients.json").read_text())
+        r = {step: pearson([row for row in made if row["step"] == step]) for step in (0, 47)}
+        assert said == f" Pearson's r: {r[0]:.2f} before training, {r[47]:.2f} after."
+    else:
+        d, gain = series.frontier([series.read(nodes[of.rows[0], "rloo", seed].folder, "curve") for seed in (0, 1)], 5)
+        (alpha, beta), *_ = np.linalg.lstsq(np.stack([d, -d * np.log(d)], axis=1), gain, rcond=None)
+        assert said.startswith(f" Fits: {of.rows[0]} α = {alpha:.3g}, β = {beta:.3g}; {of.rows[1]} α = ")
+
+
+def pearson(rows: list[dict[str, float]]) -> float:
+    x = np.array([row["distance"] for row in rows])
+    y = np.sqrt(x**2 + np.array([row["backbone"] for row in rows]) ** 2)
+    return float(np.mean((x - x.mean()) * (y - y.mean())) / (x.std() * y.std()))
 
 
 # --- what is missing ---
