@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -307,13 +307,18 @@ def collect(asked: Tables, overrides: Sequence[str], yes: bool) -> int:
         for folder, size in plan.unreachable(asked.root, kept)
         if lock.holder(folder, asked.any.run.lock_seconds) is None
     )
-    say(show.gc_lines(deleted(unreached) if yes else unreached, yes))
+    say(show.gc_lines(each(unreached, shutil.rmtree) if yes else unreached, yes))
+    of_scores = {stage for stage, kept in asked.any.run.retention.items() if kept == "scores"}
+    if of_scores:
+        plan.judge(asked.graph, asked.targets)
+        spent = plan.spent(asked.graph, of_scores)
+        say(show.released_lines(each(spent, store.release) if yes else spent, yes))
     return 0
 
 
-def deleted(folders: Iterable[tuple[Path, int]]) -> Iterator[tuple[Path, int]]:
+def each(folders: Iterable[tuple[Path, int]], do: Callable[[Path], None]) -> Iterator[tuple[Path, int]]:
     for folder, size in folders:
-        shutil.rmtree(folder)
+        do(folder)
         yield folder, size
 
 

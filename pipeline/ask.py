@@ -81,7 +81,7 @@ def made(graph: Graph, settings: Experiment) -> Models:
     for node in graph.values():
         if node.stage.name in found:
             name = node.name if names[node.name] == 1 else f"{node.name}-{node.key[:6]}"
-            if store.is_done(node.folder):
+            if store.is_whole(node.folder):
                 found[node.stage.name][name] = node.folder / "out"
             else:
                 missing.append(name)

@@ -165,7 +165,7 @@ def look(elsewhere: dict[str, Node], schedule: Schedule) -> list[Node]:
     """At artefacts that another process was making: returns those that are there now; what it gave up we may start."""
     found = []
     for key, node in list(elsewhere.items()):
-        if store.is_done(node.folder):
+        if store.is_whole(node.folder):
             found.append(elsewhere.pop(key))
             schedule.done(node)
         elif lock.holder(node.folder, node.lock_seconds) is None:
@@ -186,7 +186,12 @@ def prepare(node: Node, made_by: Mapping[str, Any]) -> None:
         "sections": node.sections,
         "around": node.around,
         "inputs": {
-            name: {"key": i.key, "folder": f"{i.stage.name}/{i.folder.name}"} for name, i in node.inputs.items()
+            name: {
+                "key": i.key,
+                "folder": f"{i.stage.name}/{i.folder.name}",
+                "weightless": name in node.stage.weightless,
+            }
+            for name, i in node.inputs.items()
         },
         **made_by,
     }

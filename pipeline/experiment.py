@@ -536,6 +536,7 @@ class Run:
     progress_seconds: float  # between log lines where there is no terminal
     lock_seconds: float  # without a heartbeat for so long, another host's lock is dead
     endpoint: Endpoint
+    retention: dict[str, Literal["weights", "scores"]]  # of stages: what gc leaves of what nobody needs any more
     external: str | None = None  # folder of the model that the experiment calls external
 
     def __post_init__(self) -> None:

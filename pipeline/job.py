@@ -65,14 +65,14 @@ def follow(folder: Path, spec: Mapping[str, Any]) -> None:
 def run(folder: Path, begin: Callable[[], None] = lambda: None) -> int:
     """Makes the artefact of this folder, unless it is there; returns the exit code. Calls `begin` before computing."""
     spec = json.loads((folder / "spec.json").read_text())
-    if store.is_done(folder):
+    if store.is_whole(folder):
         return THERE
     held = lock.acquire(folder, spec["around"]["run"]["lock_seconds"])
     if isinstance(held, lock.Owner):
         print(f"{spec['stage']}/{spec['slug']} is being made by {held}", flush=True)
         return HELD
     try:
-        return THERE if store.is_done(folder) else attempt(folder, spec, begin)
+        return THERE if store.is_whole(folder) else attempt(folder, spec, begin)
     finally:
         held.release()
 
@@ -120,7 +120,7 @@ def open_inputs(root: Path, wanted: Mapping[str, Any]) -> tuple[Inputs, dict[str
     """Folders of the inputs, every byte checked."""
     inputs, keys = Inputs(), {}
     for name, need in wanted.items():
-        found = store.open_intact(root / need["folder"])
+        found = store.open_intact(root / need["folder"], need["weightless"])
         assert found["key"] == need["key"], f"input {name} is {found['key']}, not {need['key']}"
         inputs[name] = root / need["folder"] / "out"
         keys[name] = {"stage": found["stage"], "key": found["key"], "folder": need["folder"]}

@@ -33,6 +33,11 @@ class Node:
         return f"{self.stage.name}/{self.slug}"
 
     @property
+    def read_whole(self) -> list["Node"]:
+        """Inputs whose weights it reads, if they have any."""
+        return [need for name, need in self.inputs.items() if name not in self.stage.weightless]
+
+    @property
     def lock_seconds(self) -> float:
         return self.around["run"]["lock_seconds"]
 
@@ -93,7 +98,9 @@ def was_made(node: Node) -> bool:
 
 def judge(graph: Graph, targets: Sequence[Node]) -> None:
     """Sets every node's state. Why the missing ones are missing is told by why.explain_all."""
-    done = {key: node for key, node in graph.items() if store.is_done(node.folder)}
+    found = {key: entry for key, node in graph.items() if (entry := store.done(node.folder)) is not None}
+    done, released = set(found), {key for key, entry in found.items() if store.RELEASED in entry}
+    del found  # much, with ten thousand artefacts
     wanted: set[str] = set()
     stack = [*targets, *(node for key, node in graph.items() if key not in done and was_made(node))]
     while stack:
@@ -101,6 +108,9 @@ def judge(graph: Graph, targets: Sequence[Node]) -> None:
         if node.key not in wanted:
             wanted.add(node.key)
             if node.key not in done:
+                again = {need.key for need in node.read_whole} & released & done
+                done -= again
+                wanted -= again
                 stack.extend(node.inputs.values())
     for key, node in graph.items():  # inputs first
         stuck = [name for name, n in node.inputs.items() if n.state == "blocked"]
@@ -126,6 +136,17 @@ def unreachable(root: Path, kept: Collection[str]) -> Iterator[tuple[Path, int]]
         for folder in sorted(p for p in stage.iterdir() if p.is_dir()):
             if f"{stage.name}/{folder.name}" not in kept:
                 yield folder, sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+
+
+def spent(graph: Graph, stages: Collection[str]) -> Iterator[tuple[Path, int]]:
+    """Of a judged graph what is done of these stages and has weights that nothing still to be made reads, with their
+    sizes in bytes."""
+    needed = {need.key for node in graph.values() if node.state in ("run", "blocked") for need in node.read_whole}
+    for node in graph.values():
+        if node.stage.name in stages and node.key not in needed and store.is_whole(node.folder):
+            size = store.weights(node.folder)
+            if size:
+                yield node.folder, size
 
 
 def verify(root: Path) -> Iterable[tuple[Path, str | None]]:

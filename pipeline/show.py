@@ -117,3 +117,16 @@ def gc_lines(folders: Iterable[tuple[Path, int]], deleted: bool) -> Iterator[str
         yield f"deleted {text}"
     else:
         yield f"{text}, are reached by no table" + ("; yes=true deletes them" if n else "")
+
+
+def released_lines(folders: Iterable[tuple[Path, int]], deleted: bool) -> Iterator[str]:
+    """The same of weights alone."""
+    n = total = 0
+    for folder, size in folders:
+        yield f"{size / 2**20:8.1f} MiB  {folder.parent.name}/{folder.name}: weights"
+        n, total = n + 1, total + size
+    text = f"weights of {n} artefact(s), {total / 2**20:.1f} MiB"
+    if deleted:
+        yield f"deleted {text}; they are made again if they are needed again"
+    else:
+        yield f"{text}, are needed no more (run.retention)" + ("; yes=true deletes them" if n else "")

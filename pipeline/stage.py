@@ -27,6 +27,7 @@ class Stage:
     needs: Callable[[Experiment], Needs]
     slug: Callable[[Experiment], str]  # for people, in folder and job names; a function of what is read
     ready: Callable[[Experiment], str | None] = lambda x: None  # why it cannot run here, checked without torch
+    weightless: tuple[str, ...] = ()  # inputs whose weights it does not read
 
     @property
     def code(self) -> str:

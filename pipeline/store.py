@@ -6,6 +6,9 @@
         checkpoint/     while unfinished
         manifest.json   written last, by rename, after everything else is on disk
 
+Weights that nobody needs any more may be released: the artefact stays done for whoever reads its numbers, and is made
+again once somebody reads its weights.
+
 Each attempt writes into a folder of its own, so that a second writer can waste time but never mix files. A lock
 with owner and heartbeat makes even that rare.
 """
@@ -22,6 +25,8 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 DAMAGED_MANIFEST = "manifest.damaged.json"
+RELEASED = "released"  # in a manifest: files that were there
+WEIGHTS = "*.safetensors"
 
 
 class Damaged(RuntimeError):
@@ -65,10 +70,38 @@ def missing_file(folder: Path, files: Mapping[str, Any]) -> str | None:
     return None
 
 
-def is_done(folder: Path) -> bool:
-    """As far as sizes tell; content is checked by whoever opens the artefact, and by verify."""
+def done(folder: Path) -> dict[str, Any] | None:
+    """The manifest of what is done as far as sizes tell; content is checked by whoever opens the artefact, and by
+    verify."""
     found = manifest(folder)
-    return found is not None and missing_file(folder, found["files"]) is None
+    return found if found is not None and missing_file(folder, found["files"]) is None else None
+
+
+def is_done(folder: Path) -> bool:
+    return done(folder) is not None
+
+
+def is_whole(folder: Path) -> bool:
+    """Done, with its weights."""
+    found = done(folder)
+    return found is not None and RELEASED not in found
+
+
+def weights(folder: Path) -> int:
+    """Bytes of weights that are there."""
+    return sum(path.stat().st_size for path in (folder / "out").rglob(WEIGHTS))
+
+
+def release(folder: Path) -> None:
+    """Deletes the weights of a finished artefact; its manifest says so first."""
+    found = manifest(folder)
+    assert found is not None, "only what is done can be released"
+    gone = {path.relative_to(folder / "out").as_posix() for path in (folder / "out").rglob(WEIGHTS)}
+    released = {name: entry for name, entry in found["files"].items() if name in gone}
+    files = {name: entry for name, entry in found["files"].items() if name not in gone}
+    write_atomically(folder / MANIFEST, manifest_text({**found, "files": files, RELEASED: released}))
+    for name in gone:
+        (folder / "out" / name).unlink()
 
 
 def damage(folder: Path, files: Mapping[str, Any]) -> str | None:
@@ -82,12 +115,14 @@ def damage(folder: Path, files: Mapping[str, Any]) -> str | None:
     return None
 
 
-def open_intact(folder: Path) -> dict[str, Any]:
-    """The manifest of an input whose every byte was checked; a damaged artefact is no longer done, and says so."""
+def open_intact(folder: Path, weightless: bool = False) -> dict[str, Any]:
+    """The manifest of an input whose every byte was checked; a damaged artefact is no longer done, and says so.
+    `weightless`: released weights are not missed."""
     found = manifest(folder)
     if found is None:
         raise Damaged(folder, "is not there")
-    reason = damage(folder, found["files"])
+    missed = RELEASED in found and not weightless
+    reason = "its weights were released" if missed else damage(folder, found["files"])
     if reason:
         retract(folder)
         raise Damaged(folder, reason)
@@ -117,7 +152,11 @@ def publish(folder: Path, attempt: Path, entry: Mapping[str, Any]) -> None:
     if out.exists():  # of a damaged artefact, or of a crash between the two renames
         shutil.rmtree(out)
     attempt.rename(out)
-    write_atomically(folder / MANIFEST, json.dumps({**entry, "files": files}, indent=1, sort_keys=True))
+    write_atomically(folder / MANIFEST, manifest_text({**entry, "files": files}))
+
+
+def manifest_text(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, indent=1, sort_keys=True)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -89,7 +89,9 @@ def explain(node: Node, past: Past) -> list[str]:
     if not node.folder.is_dir():
         return changes(node, past)
     broken = store.manifest(node.folder) or store.read_json(node.folder / store.DAMAGED_MANIFEST)
-    if broken:
+    if broken and store.RELEASED in broken:
+        reasons = ["its weights were released (run.retention), and are needed again"]
+    elif broken:
         found = store.missing_file(node.folder, broken["files"])
         reasons = [f"damaged: {found or 'its content had changed'}"]
     else:

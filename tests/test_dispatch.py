@@ -250,7 +250,7 @@ def test_a_job_is_told_everything_it_needs(root: Path):
         "key": beta.key,
         "sections": {"loss": BSR},
         "around": beta.around,
-        "inputs": {"alpha": {"key": alpha.key, "folder": f"alpha/a-{alpha.key}"}},
+        "inputs": {"alpha": {"key": alpha.key, "folder": f"alpha/a-{alpha.key}", "weightless": False}},
         "commit": "c",
         "dirty": None,
         "source": {},

@@ -23,6 +23,7 @@ class Costs:
     on_cpu: Counter[str]
     asked: list[Node]  # judged at an endpoint
     unknown: Counter[str]
+    spent: set[str]  # stages whose weights gc deletes in the end
 
     @property
     def refused(self) -> bool:
@@ -31,12 +32,14 @@ class Costs:
 
 def of(graph: Graph, on: On, gpus: Callable[[str], int | None]) -> Costs:
     """What runs, and what would if nothing blocked it."""
-    found = Costs({}, Counter(), [], Counter())
+    found = Costs({}, Counter(), [], Counter(), set())
     known: dict[tuple[str, str], Fit] = {}  # by all that an estimate looks at
     for node in graph.values():
         name = node.stage.name
         if node.state not in ("run", "blocked"):
             continue
+        if node.around["run"]["retention"].get(name) == "scores":
+            found.spent.add(name)
         if name == "judge" and node.sections["judge"]["kind"] == "openai":
             found.asked.append(node)
         elif name == "gold" and node.sections.get("gold", {}).get("id"):  # by a model
@@ -123,7 +126,9 @@ def total(costs: Costs) -> Iterator[str]:
     yield f"total {hours:,.1f} GPU-hours{without}"
     weights, scores = (sum(n * getattr(e.cost, name) for n, e in of_all) for name in ("weights", "scores"))
     most = max((e.cost.checkpoints for _, e in of_all), default=0)
-    kept = f"disk: weights {gb(weights)} GB, scores and answers {gb(scores)} GB"
+    gone = sum(n * each.cost.weights for (stage, each), n in costs.fits.items() if stage in costs.spent)
+    after = f" ({gb(weights - gone)} GB after make gc: run.retention)" if gone else ""
+    kept = f"disk: weights {gb(weights)} GB{after}, scores and answers {gb(scores)} GB"
     yield f"{kept}; checkpoints of one that trains {gb(most)} GB"
     if costs.on_cpu:
         yield "on CPUs: " + ", ".join(f"{n} {name}" for name, n in costs.on_cpu.items())

@@ -77,7 +77,7 @@ class Submitter:
         self.sources = {code: source.of(code) for code in sorted({node.stage.code for node in todo})}
         self.records, self.queue = find(self.book, home)
         # Only now: what is neither in the queue nor, after that, done will not come by itself.
-        self.todo = [node for node in todo if not store.is_done(node.folder)]
+        self.todo = [node for node in todo if not store.is_whole(node.folder)]
         self.places: dict[str, Place] = {}  # of artefacts that are queued
         self.new: set[str] = set()  # tokens of what was submitted now
 

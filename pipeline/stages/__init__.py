@@ -394,7 +394,7 @@ STAGES = {
         Stage("rm", 2, reads=("seed", "rm", "loss", "compute"), needs=rm_needs, slug=with_loss, ready=spoken),
         Stage("score", 2, reads=("compute",), needs=scored, slug=with_loss),
         Stage("bench", 3, reads=("bench",), needs=measured, slug=lambda x: f"{x.bench.blind or learner(x)}-s{x.seed}"),
-        Stage("dynamics", 1, reads=(), needs=recorded, slug=with_loss, ready=trained_here),
+        Stage("dynamics", 1, reads=(), needs=recorded, slug=with_loss, ready=trained_here, weightless=("rm",)),
         Stage("rank", 1, reads=("compute",), needs=ranked, slug=with_loss, ready=ranks),
         Stage("gold", 1, reads=("gold", "hub"), needs=samples, slug=labelled_rows, ready=sampled),
         Stage("scenarios", 1, reads=("source", "split"), needs=scenarios_needs, slug=source_slug),
