@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from pipeline.constants import check_constants
 from pipeline.errors import ConfigError, check
-from pipeline.experiment import Experiment, Scalar
+from pipeline.experiment import Experiment, Scalar, Sft
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONF = PROJECT / "conf"
@@ -145,6 +145,12 @@ def experiment(overrides: Sequence[str] = (), settings: Mapping[str, Any] | None
     return from_values(plain_values(overrides, settings or {}))
 
 
+def of_seeds(overrides: Sequence[str], settings: Mapping[str, Any], seeds: Sequence[int]) -> dict[int, Experiment]:
+    """The same experiment for each of these seeds."""
+    made = unseeded(plain_values(overrides, settings))
+    return {seed: seeded(replace(made, seed=seed)) for seed in seeds}
+
+
 def scale(overrides: Sequence[str]) -> Experiment:
     """What the scale that the overrides choose says, they themselves about seeds included."""
     return experiment([o for o in overrides if o.startswith(("scale=", "most_seeds="))])
@@ -183,14 +189,27 @@ def swappable(group: str, option: object, overrides: tuple[str, ...]) -> bool:
 
 def from_values(values: Mapping[str, Any]) -> Experiment:
     """The experiment from composed plain values."""
+    return seeded(unseeded(values))
+
+
+def unseeded(values: Mapping[str, Any]) -> Experiment:
+    """Whose SFT model may be left to its seed."""
     loss = whole_loss(values["loss"], (f"scale/loss/{values['size']}", f"dialect/loss/{values['dialect']}"))
     check_loss(loss)
     check_constants(loss)
     sections = {name: section(name, json.dumps(value)) for name, value in values.items() if is_section(name, value)}
-    made = build(Experiment, {**values, **sections, "loss": loss})
-    if made.sft.seed is None:
-        return replace(made, sft=replace(made.sft, seed=made.seed % made.replicas))
-    return made
+    return build(Experiment, {**values, **sections, "loss": loss})
+
+
+def seeded(x: Experiment) -> Experiment:
+    if x.sft.seed is not None:
+        return x
+    return replace(x, sft=replica(x.sft, x.seed % x.replicas))
+
+
+@cache
+def replica(sft: Sft, seed: int) -> Sft:
+    return replace(sft, seed=seed)
 
 
 def is_section(name: str, value: object) -> bool:

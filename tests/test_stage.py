@@ -20,6 +20,7 @@ Golden = Callable[[str, str], None]
 
 # Leaves whose other value is not simply the next one. None: it cannot be changed alone.
 OTHER: dict[str, Any] = {
+    **dict.fromkeys(("run.retention.sft", "run.retention.rm", "run.retention.rloo"), "scores"),
     "policy.model": {"source": "hub", "id": "org/other", "revision": "main"},
     "policy.sft": {**json.loads(json.dumps(dataclasses.asdict(experiment().sft))), "steps": 7},
     "policy.data": {"kind": "world", "part": "sft", "n": 64},

@@ -79,13 +79,14 @@ def experiments(spec: Spec, overrides: Sequence[str]) -> Cells:
             if config.has(key, common, by_row):
                 mine.append(override)
                 taken.add(key)
-        same: dict[str, Experiment] = {}  # most columns ask for the same
+        same: dict[str, dict[int, Experiment]] = {}  # most columns ask for the same
         for column in spec.columns:
-            for seed in spec.seeds_of(row, column):
-                settings = {**by_row, **(column.set or {}), "seed": seed}
-                key = str(settings)
-                same[key] = same.get(key) or config.experiment(mine, settings)
-                made[row.label, column.label, seed] = same[key]
+            settings = {**by_row, **(column.set or {})}
+            of_seed = same.setdefault(str(settings), {})
+            seeds = spec.seeds_of(row, column)
+            more = [seed for seed in seeds if seed not in of_seed]
+            of_seed |= config.of_seeds(mine, settings, more) if more else {}
+            made |= {(row.label, column.label, seed): of_seed[seed] for seed in seeds}
     for key in per_row.keys() - taken:
         known = {leaf for row in spec.rows for leaf in config.leaves(config.plain_values(common, row.set))}
         value = per_row[key].partition("=")[2]
