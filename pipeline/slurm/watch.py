@@ -4,7 +4,7 @@ cancelling, logs. Holds no state: it can be stopped and started at will."""
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline import dispatch, live, plan, show, why
@@ -56,6 +56,7 @@ class Look:
     latest: dict[str, tuple[Record, int]]  # artefact: its last element
     over: dict[str, Ended]
     remark: str | None = None
+    failed: dict[str, Node | None] = field(default_factory=dict)  # what first_failed has found so far
 
     def job(self, node: Node) -> Job | None:
         record, index = self.latest.get(node.key, (None, 0))
@@ -135,14 +136,13 @@ def how_it_ended(node: Node, seen: Look) -> str | None:
 
 def first_failed(node: Node, seen: Look) -> Node | None:
     """The artefact above this one whose failure keeps it from being made."""
-    for need in node.inputs.values():
-        if need.state == "run" and seen.job(need) is None:
-            found = first_failed(need, seen)
-            if found is None and (why.read_error(need.folder) or how_it_ended(need, seen)):
-                found = need
-            if found:
-                return found
-    return None
+    if node.key not in seen.failed:
+        seen.failed[node.key] = None
+        for need in node.inputs.values():
+            if need.state == "run" and seen.failed[node.key] is None and seen.job(need) is None:
+                ended = why.read_error(need.folder) or how_it_ended(need, seen)
+                seen.failed[node.key] = first_failed(need, seen) or (need if ended else None)
+    return seen.failed[node.key]
 
 
 def wait(graph: Graph, targets: Sequence[Node], home: Path, seconds: float) -> int:
