@@ -180,6 +180,11 @@ class Table:
         return table.fill(self.name, self.spec, self.made, STAGES, self.root, said)
 
     def render(self) -> None:
+        """A written table is not replaced by an empty one."""
+        if self.targets and not any(store.is_done(node.folder) for node in self.targets):
+            print(table.markdown(self.filled()))
+            print(f"not written, since nothing of it is there; make reproduce-table-{self.name} makes it")
+            return
         filled = self.filled()
         paths = table.render(filled, results(self.any) / "tables")
         print(table.markdown(filled))

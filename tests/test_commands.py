@@ -368,6 +368,15 @@ def test_render_shows_what_is_there(reproduce: Command, table: actions.Table, re
     }
 
 
+def test_a_written_table_is_not_replaced_by_an_empty_one(reproduce: Command, results: Path):
+    written = results / "tables" / "smoke" / "cross.md"
+    written.parent.mkdir(parents=True)
+    written.write_text("what was made elsewhere")
+    done = reproduce("action=render")
+    assert done.code == 0 and written.read_text() == "what was made elsewhere"
+    assert done.lines[-1] == "not written, since nothing of it is there; make reproduce-table-cross makes it"
+
+
 # --- how dear it is ---
 
 
