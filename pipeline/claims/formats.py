@@ -115,7 +115,7 @@ def record(f: Finding) -> dict[str, Any]:
         "role": claim.role,
         "verdict": f.verdict,
         "why": f.why,
-        **({"held": held(f)} if claim.role == "control" else {}),
+        **({"control": claim.control, "held": held(f)} if claim.role == "control" else {}),
         "direction": claim.direction,
         "minimum": claim.minimum,
         "relative": claim.relative,

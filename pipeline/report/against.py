@@ -22,11 +22,17 @@ def method(found: Found, row: str) -> Markup:
     baseline = cells[0]["difference"]["baseline"]
     title = f"{row} against {baseline}"
     head = ("measure", f"{row} − {baseline}", "95 % interval", "published", "seen from")
-    shown = table(head, (line(cell["column"], effect(found, cell)) for cell in cells), title, class_="against")
+    most = max(len(cell["seeds"]) for cell in cells)
+    shown = table(head, (line(named(cell, most), effect(found, cell)) for cell in cells), title, class_="against")
     return tag("div", tag("h3", title), tag("p", *summed(cells, row)), shown)
 
 
-def line(column: str, e: Effect) -> tuple[Child, ...]:
+def named(cell: Json, most: int) -> Child:
+    n = len(cell["seeds"])
+    return cell["column"] if n == most else [cell["column"], tag("small", f"{n} seeds of {most}")]
+
+
+def line(column: Child, e: Effect) -> tuple[Child, ...]:
     published = "" if e.published is None else e.said(e.published)
     seen = "" if e.seen is None else f"± {e.said(e.seen).lstrip('+')}"
     return column, drawing(e), tag("span", e.text, class_="number"), published, seen

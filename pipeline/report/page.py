@@ -11,6 +11,16 @@ from pipeline.report.markup import Markup, section, tag
 MOST_BYTES = 5_000_000
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 TITLE = "BSR and NormBT, reproduced"
+SETTING = (
+    "Two papers on reward models for language models: NormBT (arXiv 2512.06343) weights pairs of the Bradley–Terry loss"
+    " (BT) by representation distance; BSR (arXiv 2505.07271) adds a penalty on the mean reward of a batch. SFT: the"
+    " model that all start from. τ: Kendall’s rank correlation with the true reward within a prompt, in distribution"
+    " (ID) or on unseen prompts, models, or both (mutual). Gold: the true reward. LC: length-controlled."
+)
+WORLD = (
+    "At this scale the text is generated and its true reward is known; models have 0.2 million weights. RewardBench and"
+    " RM-Bench are counterparts built alike from that text: published values are of the real ones."
+)
 
 
 def write(found: Found, path: Path) -> None:
@@ -48,6 +58,7 @@ def page(found: Found) -> str:
         tag(
             "header",
             tag("h1", TITLE),
+            tag("p", SETTING, *([" ", WORLD] if found.size in ("smoke", "micro") else []), class_="note"),
             ran.facts(found),
             tag("nav", [tag("a", name, href=f"#{at}") for at, name in NAV.items()], aria_label="Sections"),
         ),

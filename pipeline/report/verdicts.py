@@ -25,8 +25,9 @@ LEAD = (
 KEY = (
     "Dot and bar: mean effect and 95 % interval, paired by seed, each SFT model counted once; zero is in the middle,"
     " and each row has its own scale. Grey: too small to be seen by so many seeds in 80 % of cases. Diamond: what was"
-    " published. ★: named beforehand; reproduced only if Holm’s p over this family is at most 0.05. Of the many others"
-    " some miss zero by luck. Accuracies of claims are shares: 0.01 is a point."
+    " published. ★: named beforehand; reproduced only if Holm’s p over this family is at most 0.05. All else, and what"
+    " is contradicted, is not corrected: of many intervals some miss zero by luck. Accuracies of claims are shares:"
+    " 0.01 is a point. [paper]: its text or tables; [code]: its authors’ code; [second-hand]: a review, notes."
 )
 
 
@@ -37,7 +38,7 @@ def primary(found: Found) -> Markup:
     order = list(PAPERS)
     named = [claim for claim in found.claims if claim["role"] == "primary" and found.paper(claim) in order]
     named.sort(key=lambda claim: (order.index(found.paper(claim)), claim["interval"] is None))
-    lines = [tag("li", counted(found, paper)) for paper in PAPERS if of(found, paper)]
+    lines = [tag("li", counted(found, paper, good)) for paper in PAPERS for good in (True, False) if of(found, paper)]
     shown = effects(named, found, "Claims named beforehand")
     return tag("div", tag("ul", lines, class_="counts"), shown, controls(found), tag("p", KEY, class_="note"))
 
@@ -47,10 +48,12 @@ def of(found: Found, paper: str) -> list[Json]:
     return [c for c in found.claims if found.paper(c) == paper and c["role"] != "control"]
 
 
-def counted(found: Found, paper: str) -> list[Child]:
-    claims = of(found, paper)
+def counted(found: Found, paper: str, good: bool) -> list[Child]:
+    """Apart: what a loss is good for, and what training does."""
+    claims = [claim for claim in of(found, paper) if (found.stages(claim) <= TRAINING) is not good]
     counts = Counter(claim["verdict"] for claim in claims)
-    said: list[Child] = [tag("b", PAPERS[paper]), f", {len(claims)} claims: "]
+    about = "what it is good for" if good else "what training does"
+    said: list[Child] = [tag("b", f"{PAPERS[paper]}, {about}"), f", {len(claims)} claims: "]
     return [*said, [[chip(verdict, f"{counts[verdict]} {verdict}"), " "] for verdict in MARKS if counts[verdict]]]
 
 
@@ -64,14 +67,19 @@ def controls(found: Found) -> Markup | None:
     known = [claim for claim in found.claims if claim["role"] == "control"]
     if not known:
         return None
-    said = Counter(claim["held"].strip("*") for claim in known)
-    words = ", ".join(f"{n} {word}" for word, n in sorted(said.items()))
-    return tag(
-        "p",
-        tag("b", "Controls of the harness"),
-        f" (planted effects and nulls, never evidence): {words}.",
-        class_="note",
-    )
+    said = "; ".join(f"{claim['statement']}: {checked(claim)}" for claim in known)
+    return tag("p", tag("b", "Controls of the harness"), f" (never evidence). {said}.", class_="note")
+
+
+def checked(claim: Json) -> str:
+    """Did it do what it must, and if it must not be found: how large would it have had to be?"""
+    effect = forest.of_claim(claim)
+    if effect is None:
+        return f"not tested, {claim['why']}"
+    word = claim["held"].strip("*")
+    seen = effect.said(forest.smallest(claim)).lstrip("+")
+    blind = f"; only from ± {seen} on it would have been seen" if "not" in claim["control"] else ""
+    return f"{word}, {effect.text}{blind}"
 
 
 # --- one claim ---
@@ -127,7 +135,7 @@ def power(claim: Json, effect: forest.Effect) -> list[Child]:
     if claim["powered"] is None:
         return [least]
     needed = claim["seeds_needed"]
-    more = "" if claim["powered"] else f"; {'over 1,000' if needed is None else needed} seeds would do"
+    more = "" if claim["powered"] else f"; {'over 1,000' if needed is None else needed} SFT models would do"
     return [tag("b", "yes" if claim["powered"] else "no"), f", {least}{more}"]
 
 
@@ -139,7 +147,9 @@ def seeds(claim: Json, effect: forest.Effect) -> Markup:
     ]
     why = tag("p", claim["why"]) if claim["why"] else None
     keys = tag("p", "keys: ", [[tag("code", key), " "] for key in claim["keys"]])
-    summary = tag("summary", str(len(claim["seeds"])), tag("span", " seeds of ", claim["name"], class_="unseen-text"))
+    n, units = len(claim["seeds"]), claim["interval"]["n"]
+    shared = f" on {units} SFT models" if units < n else ""
+    summary = tag("summary", str(n), shared, tag("span", f" seeds of {claim['name']}", class_="unseen-text"))
     return tag("details", summary, why, tag("ul", each), keys)
 
 
@@ -175,7 +185,7 @@ GROUPS = {
 MEANING = {
     "reproduced": "The interval lies beyond the claim’s minimum.",
     "paper-sized effect excluded": "The interval lies wholly below what was published: such an effect is not here.",
-    "contradicted": "The interval lies on the other side.",
+    "contradicted": "The interval lies on the other side of zero; not corrected for how many claims there are.",
     "underpowered": "The interval holds both no effect and one that would count. Neither for the claim nor against it.",
 }
 
@@ -212,14 +222,12 @@ def checks(found: Found) -> list[Child]:
     rows = (
         (
             claim["statement"],
-            claim["held"].strip("*"),
-            effect.text if (effect := forest.of_claim(claim)) else claim["why"],
+            claim["control"],
+            checked(claim),
         )
         for claim in claims
     )
-    return plain(
-        "Controls of the harness, never evidence", ("control", "did it do what it must?", "here"), rows, len(claims)
-    )
+    return plain("Controls of the harness, never evidence", ("control", "it", "here"), rows, len(claims))
 
 
 def plain(title: str, head: Sequence[str], rows: Iterable[Sequence[Child]], n: int) -> list[Child]:

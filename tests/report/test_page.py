@@ -160,8 +160,15 @@ def test_power_says_from_where_on_an_effect_is_seen():
     assert said() == "from +1.5 on"
     assert said(direction="lower") == "from −1.5 on"
     assert said(powered=True) == "<b>yes</b>, from +1.5 on"
-    assert said(powered=False, seeds_needed=12) == "<b>no</b>, from +1.5 on; 12 seeds would do"
-    assert said(powered=False, seeds_needed=None) == "<b>no</b>, from +1.5 on; over 1,000 seeds would do"
+    assert said(powered=False, seeds_needed=12) == "<b>no</b>, from +1.5 on; 12 SFT models would do"
+    assert said(powered=False, seeds_needed=None) == "<b>no</b>, from +1.5 on; over 1,000 SFT models would do"
+
+
+def test_a_control_that_must_not_be_found_says_what_it_could_have_seen():
+    null = {"control": "must not be found", "held": "held", "detectable": 0.5, "minimum": 0.0}
+    assert verdicts.checked(claim(**null)).endswith("; only from ± 0.5 on it would have been seen")
+    assert verdicts.checked(claim(**{**null, "control": "must be found"})).startswith("held, ")
+    assert "seen" not in verdicts.checked(claim(**{**null, "control": "must be found"}))
 
 
 def test_a_drawing_is_to_scale():
