@@ -40,6 +40,7 @@ from pipeline import attention, config, policy, rollout, scoring
 from pipeline.dist import Learner
 from pipeline.experiment import Rloo
 from pipeline.objective import Objective
+from pipeline.placed import Placed
 from pipeline.rollout import Prompt
 from pipeline.watch import Clock
 
@@ -172,7 +173,8 @@ def ours(case: Case, prompts: Sequence[Prompt], folder: Path, read: dict[str, in
     for each in (model, reference, rm):
         attention.use(each, "shared")
     settings = settings_of(case)
-    objective = Objective(Learner(model, policy.logprobs), reference, settings, TOKENS, Clock())
+    learner = Learner(model, policy.logprobs)
+    objective = Objective(learner, Placed(reference, policy.logprobs), settings, TOKENS, Clock())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     tokenizer, draw = words(), random.Random(0)
 

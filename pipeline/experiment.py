@@ -8,6 +8,7 @@ from pipeline.data import SCHEMAS
 from pipeline.errors import check
 from pipeline.world import PARTS, World
 
+Where = Literal["device", "offload", "shard"]  # a frozen model beside the one in training: pipeline/placed.py
 Scalar = int | float | str | bool | None
 Constant = Scalar | dict[str, Any]  # of a loss; the one in `of` is a loss itself
 PAD_REMEDY = "must not be EOS: a reward is read at the last token that is not PAD; name another special token"
@@ -533,6 +534,8 @@ class Run:
     # what backward passes compute again to save memory: nothing, each layer, each micro-batch (the whole step in two
     # passes)
     recompute: Literal["none", "layers", "batches"]
+    reference: Where  # of RLOO: whole on each device, in main memory outside its phase, or by layer over the processes
+    reward: Where  # model of RLOO, likewise
     progress_seconds: float  # between log lines where there is no terminal
     lock_seconds: float  # without a heartbeat for so long, another host's lock is dead
     endpoint: Endpoint

@@ -48,10 +48,12 @@ def fit(
     extra: dict[str, Any] | None = None,
     names: Callable[[int], Iterable[object]] = lambda step: (),
     turns: int = 1,
+    shown: Callable[[torch.optim.Optimizer], None] = lambda opt: None,
 ) -> None:
     """Trains `module` in place. `extra` is more state that a resume must bring back: a loss (nn.Module) or a list
     of records. `names` says what a step's batch is made of, should its loss not be finite. With `turns`, `update` is
-    called that often in each step, for an optimizer step each time; the last call says what to log."""
+    called that often in each step, for an optimizer step each time; the last call says what to log. `shown` gets the
+    optimizer, to look at."""
     extra = extra or {}
     with dist.spread(module) as held:
         opt = adamw(held.parameters(), optim)
@@ -60,6 +62,7 @@ def fit(
         if saved:
             resume(held, opt, extra, saved)
         module.train()
+        shown(opt)
         with track(first) if dist.first() else nullcontext() as log, stopping.stops_between_steps():
             for step in range(first, steps):
                 for group in opt.param_groups:

@@ -26,7 +26,7 @@ from pipeline.launch import launched
 from pipeline.stage import Inputs, view
 
 DONE, FAILED, STOPPED = 0, 1, 75  # 75: sysexits' TEMPFAIL, come again
-SHARED = ("sft", "rm")  # stages whose training loop several processes can share
+SHARED = ("sft", "rm", "rloo")  # stages whose training loop several processes can share
 THERE, HELD, DAMAGED = 72, 73, 74  # made by another process before; being made by one; an input is not what it was
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "scipy", "scikit-learn", "safetensors", "pyarrow")
 

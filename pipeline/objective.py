@@ -4,28 +4,28 @@
 
 Rollouts that are learned from once, by the policy that sampled them, have ρ = 1: π_old is the training pass's own π,
 and A is made between its forward and its backward pass, since a micro-batch holds whole groups. Others are looked at
-before the first optimizer step.
+before the first optimizer step. The reference speaks before the policy reads: so an offloaded one comes once for all
+micro-batches, and its weights lie beside no activations of the policy.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from pipeline import policy
 from pipeline.advantages import kl, leave_one_out, policy_loss
 from pipeline.dist import Learner
 from pipeline.experiment import Rloo
 from pipeline.packing import Group, Layout
+from pipeline.placed import Placed
 from pipeline.watch import SUMS, Clock
 
 LOGP = SUMS.index("logp")
 
 
 class Objective:
-    def __init__(self, learner: Learner, reference: PreTrainedModel, settings: Rloo, tokens: int, clock: Clock):
-        """`learner` gives `policy.logprobs`; the reference is whole on every process. `tokens` in one forward pass."""
+    def __init__(self, learner: Learner, reference: Placed, settings: Rloo, tokens: int, clock: Clock):
+        """`learner` and `reference` give `policy.logprobs`. `tokens` in one forward pass."""
         self.learner, self.reference, self.settings = learner, reference, settings
         self.tokens, self.clock = tokens, clock
         self.penalty = SUMS.index({"k1": "kl", "k2": "kl_k2", "k3": "kl_k3"}[settings.kl_estimator])
@@ -42,11 +42,12 @@ class Objective:
         """(nk, len(SUMS)) under the policy as it is."""
         at: list[int] = []
         own = []
-        for positions, batch in self.learner.batches(groups, self.tokens):
-            layout = self.learner.layout(batch)
+        layouts = self.layouts(groups)
+        told = self.told(layouts)
+        for (positions, _), layout in zip(self.learner.batches(groups, self.tokens), layouts, strict=True):
             with self.clock("update"):
                 logp, entropy = self.learner(layout)
-            own.append(self.sums(logp, entropy, layout))
+            own.append(sums(logp, entropy, told.pop(0), layout))
             at += rows(positions, self.settings.k)
         return self.learner.whole(torch.cat(own), at, len(groups) * self.settings.k)
 
@@ -57,18 +58,19 @@ class Objective:
         n = len(some) * self.kept
         at: list[int] = []
         seen = []
-        for positions, batch in self.learner.batches(some, self.tokens):
-            layout = self.learner.layout(batch)
+        layouts = self.layouts(some)
+        told = self.told(layouts) if before is None else []
+        for (positions, _), layout in zip(self.learner.batches(some, self.tokens), layouts, strict=True):
             with self.clock("update"):
                 logp, entropy = self.learner(layout)
             of = rows([part[i] for i in positions], self.settings.k)
-            sums = self.sums(logp.detach(), entropy, layout) if before is None else before[of]
-            advantage = self.trained(self.advantage(reward[of], sums))
-            sums = self.trained(sums)
+            own = sums(logp.detach(), entropy, told.pop(0), layout) if before is None else before[of]
+            advantage = self.trained(self.advantage(reward[of], own))
+            own = self.trained(own)
             with self.clock("update"):
-                loss, clipped = policy_loss(total(logp, layout), sums[:, LOGP], advantage, self.settings.clip_ratio)
+                loss, clipped = policy_loss(total(logp, layout), own[:, LOGP], advantage, self.settings.clip_ratio)
                 (loss.sum() / n).backward()
-            seen.append(torch.cat([loss.detach()[:, None], clipped[:, None], sums], dim=1))
+            seen.append(torch.cat([loss.detach()[:, None], clipped[:, None], own], dim=1))
             at += rows(positions, self.kept)
         return self.learner.whole(torch.cat(seen), at, n)
 
@@ -81,13 +83,21 @@ class Objective:
         """Of k responses to each prompt those that are learned from."""
         return values.unflatten(0, (-1, self.settings.k))[:, : self.kept].flatten(0, 1)
 
+    def layouts(self, groups: Sequence[Group]) -> list[Layout]:
+        """Of this process's micro-batches."""
+        return [self.learner.layout(batch) for _, batch in self.learner.batches(groups, self.tokens)]
+
     @torch.no_grad()
-    def sums(self, logp: Tensor, entropy: Tensor, at: Layout) -> Tensor:
-        """(n, len(SUMS))"""
-        with self.clock("reference"):
-            reference, _ = policy.logprobs(self.reference, at, self.settings.temperature)
-        moved = kl(logp, reference)
-        return total(torch.stack([logp, moved["k1"], moved["k2"], moved["k3"], entropy], dim=1), at)
+    def told(self, layouts: Sequence[Layout]) -> list[Tensor]:
+        """The reference's (m,) log-probabilities of each one's response tokens."""
+        with self.clock("reference"), self.reference.here() as logprobs:
+            return [logprobs(layout)[0] for layout in layouts]
+
+
+def sums(logp: Tensor, entropy: Tensor, reference: Tensor, at: Layout) -> Tensor:
+    """(n, len(SUMS))"""
+    moved = kl(logp, reference)
+    return total(torch.stack([logp, moved["k1"], moved["k2"], moved["k3"], entropy], dim=1), at)
 
 
 def total(values: Tensor, at: Layout) -> Tensor:

@@ -6,17 +6,19 @@ say. The tokens themselves do not reach it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from pipeline import contract, dist, scoring, world
 from pipeline.errors import ConfigError, check
-from pipeline.experiment import Rloo
+from pipeline.experiment import Rloo, Where
 from pipeline.packing import Mode
+from pipeline.placed import Placed, abreast
 from pipeline.rollout import Rollouts
 
 Reward = Callable[[Sequence[str], Sequence[str]], Tensor]  # prompts, responses -> (n,)
@@ -30,7 +32,7 @@ class Whitening:
     std: float
 
 
-def learned(folder: Path, mode: Mode, tokens: int) -> Reward:
+def learned(folder: Path, mode: Mode, tokens: int, where: Where = "device") -> Placed:
     there = (folder / contract.NAME).is_file()
     check(
         there, "rm", str(folder), f"has no {contract.NAME}: nobody knows how it scores; make doctor RM=... looks at it"
@@ -38,11 +40,12 @@ def learned(folder: Path, mode: Mode, tokens: int) -> Reward:
     with dist.single(), numbers("what it scored when it was saved"):
         model, tokenizer = contract.load(folder, mode)
 
-    def reward(asked: Sequence[str], said: Sequence[str]) -> Tensor:
-        with dist.single():
+    def reward(model: PreTrainedModel, asked: Sequence[str], said: Sequence[str]) -> Tensor:
+        with dist.single(), abreast(model) if where == "shard" else nullcontext():
             return torch.from_numpy(scoring.score(model, tokenizer, asked, said, tokens)[0])
 
-    return reward
+    with dist.single():
+        return Placed(model, reward, where)
 
 
 @contextmanager

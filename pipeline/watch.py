@@ -1,17 +1,19 @@
-"""What is seen of a policy while it is trained: a record of each step, how long its phases took, and what it says.
+"""What is seen of a policy while it is trained: a record of each step, how long its phases took and what memory they
+held, and what it says.
 
-Records depend on seeds alone and belong to the result; times and texts go to the log.
+Records depend on seeds alone and belong to the result; times, bytes and texts go to the log.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from pipeline import world
+from pipeline import dist, world
 from pipeline.rollout import Rollouts
 from pipeline.rows import Row
 
@@ -62,19 +64,36 @@ def samples(rollouts: Rollouts, proxy: Tensor, reward: Tensor) -> list[Row]:
 
 
 class Clock:
-    """Seconds by phase since they were last read."""
+    """Seconds and bytes by phase since they were last read. A phase's bytes are those until the next one begins: the
+    optimizer's step belongs to the update."""
 
-    def __init__(self) -> None:
+    def __init__(self, held: Callable[[], int] = lambda: 0) -> None:
+        """`held`: bytes of models on this device."""
+        self.held = held
         self.spent: dict[str, float] = {}
+        self.most: dict[str, float] = {}
+        self.now: str | None = None
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
+        self.weigh()
+        self.now = phase
         start = time.perf_counter()
         yield
         self.spent[phase] = self.spent.get(phase, 0.0) + time.perf_counter() - start
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Notes what is held, and on a GPU the most that tensors have had since the last time."""
+        found = {f"bytes_{self.now}": self.held()}
+        if dist.device().type == "cuda":
+            found[f"peak_bytes_{self.now}"] = torch.cuda.max_memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+        if self.now is not None:
+            self.most |= {name: max(value, self.most.get(name, 0)) for name, value in found.items()}
 
     def read(self, tokens: int) -> dict[str, float]:
         """With the tokens sampled, each second of sampling and of all."""
-        spent, self.spent = self.spent, {}
+        spent, self.spent, most, self.most = self.spent, {}, self.most, {}
         rates = {"sampled_per_second": tokens / spent["generate"], "tokens_per_second": tokens / sum(spent.values())}
-        return {f"seconds_{phase}": seconds for phase, seconds in spent.items()} | rates
+        return {f"seconds_{phase}": seconds for phase, seconds in spent.items()} | rates | most

@@ -23,14 +23,15 @@ from torch import Tensor, nn
 from torch.multiprocessing import start_processes
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedModel
 
-from pipeline import attention, config, dist, losses, models, packing, stopping
+from pipeline import attention, config, dist, losses, models, packing, proxy, stopping
 from pipeline.checkpoint import Checkpoints
 from pipeline.dist import Learner
 from pipeline.errors import ConfigError
-from pipeline.experiment import Optim, Run
+from pipeline.experiment import Optim, Run, Where
 from pipeline.fit import fit
 from pipeline.losses import PairScores
 from pipeline.packing import Group
+from pipeline.proxy import Reward
 from pipeline.stages.rm import forward
 from pipeline.track import Track
 
@@ -222,12 +223,15 @@ def agreement(folder: Path) -> dict[str, Any]:
     return {"told": dist.tell(7 + dist.rank()), "any": dist.any_of(dist.rank() == 1, False, True)}
 
 
-def policy(folder: Path, parallel: dist.Parallel, *overrides: str) -> dict[str, Any]:
+REWARD = toy_policy.count("a")
+
+
+def policy(folder: Path, parallel: dist.Parallel, *overrides: str, reward: Reward = REWARD) -> dict[str, Any]:
     """Three steps of RLOO, sampling included; what is there when a process is let go counts for the others too."""
     found: dict[str, Any] = {}
     stopping.listen()
     try:
-        model, curve = toy_policy.trained(folder / f"policy-{parallel}", REWARD, *RLOO, *overrides, parallel=parallel)
+        model, curve = toy_policy.trained(folder / f"policy-{parallel}", reward, *RLOO, *overrides, parallel=parallel)
         found = {"weights": {n: p.detach().clone() for n, p in model.named_parameters()}, "curve": curve}
     except dist.Released:
         assert dist.rank() == 1
@@ -238,7 +242,14 @@ def several(folder: Path) -> dict[str, Any]:
     return policy(folder / "several", "ddp", *SEVERAL)
 
 
-REWARD = toy_policy.count("a")
+def judged(folder: Path, parallel: dist.Parallel, reference: Where = "device", reward: Where = "device") -> Any:
+    """Of three prompts one process scores two, the other one, in unequal numbers of passes. And what was logged."""
+    model = proxy.learned(folder / "rm", "shared", TOKENS, reward)
+    found = policy(folder / "judged", parallel, "rloo.prompts=3", f"run.reference={reference}", reward=model)
+    log = folder / "judged" / f"policy-{parallel}" / "log" / "metrics.jsonl"
+    return {**found, "log": json.loads(log.read_text().splitlines()[-1]) if found else {}}
+
+
 RLOO = ("rloo.steps=3", "rloo.kl=0.1", "run.micro_tokens=60", "rloo.temperature=0.8")
 SEVERAL = ("rloo.minibatches=2", "rloo.passes=2", "rloo.trained=first")
 
@@ -259,6 +270,12 @@ for kind in KINDS:
         f"{kind} from one": (trained, {"name": f"{kind}-from-one", "parallel": kind}),
     }
 TASKS["several updates"] = (several, {})
+SHARDED: dict[str, dict[str, Any]] = {
+    "both sharded": {"parallel": "ddp", "reference": "shard", "reward": "shard"},
+    "all sharded": {"parallel": "fsdp", "reference": "shard", "reward": "shard"},
+    "some offloaded": {"parallel": "fsdp", "reference": "offload", "reward": "shard"},
+}
+TASKS |= {name: (judged, where) for name, where in SHARDED.items()}
 
 
 def free_ports(n: int) -> int:
@@ -283,6 +300,8 @@ class Found:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     folder = tmp_path_factory.mktemp("two")
+    (folder / "rm").mkdir()
+    toy_policy.reward_folder(folder / "rm")
     for kind in KINDS:  # for two to go on from
         assert train(folder / f"{kind}-from-one", settings(stop_after_steps=2))["ended"] == "Stopped"
     multiprocessing.get_context("forkserver").set_forkserver_preload(["pipeline.fit", "pipeline.models", "hydra"])
@@ -536,3 +555,27 @@ def test_two_processes_train_a_policy_as_one_does(
     assert different(got["weights"], expected["weights"]) == []
     for ours, theirs in zip(got["curve"], expected["curve"], strict=True):
         assert ours == pytest.approx(theirs, rel=TOLERANCE, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def one_judged(found: Found, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("one-judged")
+    (folder / "rm").symlink_to(found.folder / "rm")
+    return judged(folder, "ddp")
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_frozen_models_that_are_sharded_teach_the_same(found: Found, one_judged: dict[str, Any], name: str) -> None:
+    got = found.ranks[0][name]
+    assert different(got["weights"], one_judged["weights"]) == []
+    for ours, theirs in zip(got["curve"], one_judged["curve"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-6)
+
+
+def test_each_process_has_its_part_of_them(found: Found, one_judged: dict[str, Any]) -> None:
+    """All weights have an even number of rows: nothing is padded."""
+    frozen = toy_policy.lm(), models.load_rm(found.folder / "rm")[0]
+    reference, reward = (sum(4 * p.numel() for p in m.parameters()) for m in frozen)
+    for phase in ("generate", "reward", "reference", "update"):
+        less = one_judged["log"][f"bytes_{phase}"] - found.ranks[0]["both sharded"]["log"][f"bytes_{phase}"]
+        assert less == pytest.approx((reference + reward) / 2, rel=0.02)

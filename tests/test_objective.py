@@ -1,6 +1,7 @@
 """Learning from rollouts: the gradient is that of one unpadded sequence after the other, and reaches known optima."""
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from transformers import PreTrainedModel
 
 from pipeline.objective import LOGP, Objective
 from pipeline.packing import MODES, Group, Mode
+from pipeline.placed import Placed
+from pipeline.policy import logprobs
 from pipeline.watch import Clock
 
 TOLERANCE = 1e-5
@@ -20,7 +23,8 @@ FIXED = ("rloo.kl=0.3", "rloo.temperature=0.7")
 
 def objective(model: PreTrainedModel, reference: PreTrainedModel, *overrides: str, tokens: int = 10**6) -> Objective:
     x = toy.settings(*FIXED, *overrides)
-    return Objective(toy.learner(model, x), reference, x.rloo, tokens, Clock())
+    frozen = Placed(reference, partial(logprobs, temperature=x.rloo.temperature))
+    return Objective(toy.learner(model, x), frozen, x.rloo, tokens, Clock())
 
 
 def models(mode: Mode = "shared") -> tuple[PreTrainedModel, PreTrainedModel]:

@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,7 @@ import tiny
 import torch
 import toy_policy as toy
 from test_training import Made, as_in_a_job, made, make, one_tokenizer, records  # noqa: F401  # shared fixtures
-from tokenizers import Tokenizer, pre_tokenizers
-from tokenizers.models import BPE
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from pipeline import contract, dist, models, proxy, rollout, rows, stopping, watch
 from pipeline.errors import ConfigError
@@ -24,45 +21,17 @@ from pipeline.rollout import Prompt, Rollouts
 
 # --- a reward model that speaks another language ---
 
-TEMPLATE = "{% for m in messages %}[{{ m['role'][0] }}]{{ m['content'] }}{% endfor %}|"
-
-
-@cache
-def other_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, and a template that no policy here has."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = Tokenizer(BPE({token: i for i, token in enumerate(["<none>", "<end>", *alphabet])}, []))
-    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokens, pad_token="<none>", eos_token="<end>", chat_template=TEMPLATE, model_max_length=2000
-    )
-
-
-def other_model() -> LlamaForSequenceClassification:
-    torch.manual_seed(4)
-    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
-    heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_labels": 1, "pad_token_id": 0}
-    config = LlamaConfig(vocab_size=len(other_tokenizer()), **sizes, **heads, max_position_embeddings=2000)
-    model = LlamaForSequenceClassification(config).eval()
-    for parameter in model.parameters():
-        if parameter.dim() == 2:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model
-
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("other")
-    models.save(other_model(), other_tokenizer(), folder)
-    contract.write(folder)
-    return folder
+    return toy.reward_folder(tmp_path_factory.mktemp("other"))
 
 
 def by_hand(asked: Sequence[str], said: Sequence[str]) -> list[float]:
     """Its own template and tokenizer on the text, unpadded, transformers' own forward."""
-    model, found = other_model(), []
+    model, found = toy.reward_model(), []
     for question, answer in zip(asked, said, strict=True):
-        ids = other_tokenizer()(f"[u]{question}[a]{answer}|")["input_ids"]
+        ids = toy.reward_tokenizer()(f"[u]{question}[a]{answer}|")["input_ids"]
         with torch.no_grad():
             found.append(float(model(input_ids=torch.tensor([ids])).logits))
     return found

@@ -95,6 +95,8 @@ OTHER: dict[str, Any] = {
     "run.packing": "packed",
     "run.parallel": "fsdp",
     "run.recompute": "layers",
+    "run.reference": "offload",
+    "run.reward": "offload",
     "run.stop_after_seconds": 60.0,
     "cluster.kind": None,
     **{f"cluster.{name}": "theirs" for name in ("account", "partition", "qos", "constraint", "gres")},

@@ -1,4 +1,5 @@
-"""A language model of a dozen words that RLOO trains in a second or two, and rewards that can be worked out."""
+"""A language model of a dozen words that RLOO trains in a second or two, rewards that can be worked out, and a reward
+model that reads bytes."""
 
 import dataclasses
 from functools import cache, partial
@@ -7,13 +8,19 @@ from typing import Any
 
 import tiny
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
-from pipeline import attention, policy
+from pipeline import attention, contract, models, policy
 from pipeline.checkpoint import Checkpoints
 from pipeline.dist import Learner, Parallel
 from pipeline.experiment import Experiment
@@ -74,7 +81,8 @@ def trained(
     steps = Steps(tiny.view_of("rloo", x), out, learning, tokenizer(), PROMPTS, reward)
     turns = len(steps.objective.parts())
     state = {"curve": steps.curve}
-    fit(learning, steps.update, x.rloo.steps, x.rloo.optim, Checkpoints(out, x.run), steps.track, state, turns=turns)
+    how = steps.update, x.rloo.steps, x.rloo.optim, Checkpoints(out, x.run), steps.track, state
+    fit(learning, *how, turns=turns, shown=steps.watch)
     return learning.model, steps.curve
 
 
@@ -104,3 +112,37 @@ def rollouts(seed: int = 0, k: int = 4) -> list[Group]:
         return [*torch.randint(2, len(WORDS), (length,), generator=draw).tolist(), 1]
 
     return [Group(p.ids, [response() for _ in range(k)]) for p in PROMPTS]
+
+
+# --- a reward model that speaks another language ---
+
+TEMPLATE = "{% for m in messages %}[{{ m['role'][0] }}]{{ m['content'] }}{% endfor %}|"
+
+
+@cache
+def reward_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, and a template that no policy here has."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = Tokenizer(BPE({token: i for i, token in enumerate(["<none>", "<end>", *alphabet])}, []))
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokens, pad_token="<none>", eos_token="<end>", chat_template=TEMPLATE, model_max_length=2000
+    )
+
+
+def reward_model() -> LlamaForSequenceClassification:
+    torch.manual_seed(4)
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_labels": 1, "pad_token_id": 0}
+    config = LlamaConfig(vocab_size=len(reward_tokenizer()), **sizes, **heads, max_position_embeddings=2000)
+    model = LlamaForSequenceClassification(config).eval()
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def reward_folder(folder: Path) -> Path:
+    models.save(reward_model(), reward_tokenizer(), folder)
+    contract.write(folder)
+    return folder

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from pipeline import attention, dist, lora, models, policy, proxy, rollout, rows, watch
+from pipeline import attention, dist, lora, models, placed, policy, proxy, rollout, rows, watch
 from pipeline.checkpoint import Checkpoints
 from pipeline.dist import Learner
 from pipeline.fit import fit
 from pipeline.objective import Objective
 from pipeline.order import step_rows
+from pipeline.placed import Placed
 from pipeline.proxy import Reward, Whitening
 from pipeline.rollout import Prompt, Rollouts
 from pipeline.sample import check_room
@@ -31,11 +32,13 @@ from pipeline.watch import SUMS, Clock
 
 
 def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
+    placed.check_places(x.run)
     model, tokenizer = models.load_lm(inputs["sft"], x.run.packing)
     attention.refuse_dropout(model)
     prompts = rollout.read(tokenizer, [rows.prompt_of(row) for row in rows.read(inputs["data"])], x.rloo)
     check_room(model, [p.ids for p in prompts], x.rloo.max_new, "rloo.max_new")
-    reward = proxy.gold if x.rloo.reward == "gold" else proxy.learned(inputs["rm"], x.run.packing, x.run.micro_tokens)
+    how = x.run.packing, x.run.micro_tokens, x.run.reward
+    reward = proxy.gold if x.rloo.reward == "gold" else proxy.learned(inputs["rm"], *how)
     learner = Learner(model, partial(policy.logprobs, temperature=x.rloo.temperature), x.run.parallel, x.run.recompute)
     steps = Steps(x, out, learner, tokenizer, prompts, reward)
     with lora.adapted(model, x.rloo.optim.lora, derive(x.seed, "rloo", "lora")):
@@ -49,6 +52,7 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
             {"curve": steps.curve},
             names=lambda step: [repr(prompts[i].text) for i in steps.asked(step)],
             turns=len(steps.objective.parts()),
+            shown=steps.watch,
         )
     models.save(model, tokenizer, out)
     (out / "curve.json").write_text(json.dumps(steps.curve))
@@ -76,9 +80,12 @@ class Steps:
         self.x, self.out, self.learner, self.tokenizer, self.prompts = x, out, learner, tokenizer, prompts
         self.reward, self.judged = reward, proxy.judged([p.text for p in prompts], x.rloo)
         self.curve: list[dict[str, float]] = []
-        self.clock = Clock()
+        self.clock = Clock(self.held)
         self.log: Track | None = None
-        reference = copy.deepcopy(learner.model).eval().requires_grad_(False)
+        self.optimizer: torch.optim.Optimizer | None = None
+        logprobs = partial(policy.logprobs, temperature=x.rloo.temperature)
+        reference = Placed(copy.deepcopy(learner.model), logprobs, x.run.reference)
+        self.frozen = [reference, *([reward] if isinstance(reward, Placed) else [])]
         self.objective = Objective(learner, reference, x.rloo, x.run.micro_tokens, self.clock)
         self.whitening = self.first_look()
         self.left: list[range] = []  # prompts of the optimizer steps that are still to be taken on `batch`
@@ -97,10 +104,24 @@ class Steps:
         self.log = Track(self.x, self.out, self.x.rloo.steps, step)
         return self.log
 
+    def watch(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def held(self) -> int:
+        """Bytes on this process's device: the policy's weights, gradients and moments, and of frozen models the most
+        since this was last asked."""
+        weights = [*self.learner.parameters()]
+        state = self.optimizer.state.values() if self.optimizer else ()
+        moments = [value for each in state for value in each.values() if isinstance(value, Tensor)]
+        own = placed.held([*weights, *(w.grad for w in weights), *moments])
+        return own + sum(model.taken() for model in self.frozen)
+
     def roll(self, asked: Sequence[int], *tags: str | int, k: int) -> Rollouts:
         seeds = [derive(self.x.seed, "rloo", *tags, i) for i in asked]
         with self.learner.entire() as whole:
-            return rollout.roll(whole, self.tokenizer, [self.prompts[i] for i in asked], self.x.rloo, seeds, k)
+            rolled = rollout.roll(whole, self.tokenizer, [self.prompts[i] for i in asked], self.x.rloo, seeds, k)
+            self.clock.weigh()
+        return rolled
 
     def score(self, rollouts: Rollouts) -> Tensor:
         """(nk,), each process its share of the prompts."""
