@@ -5,6 +5,7 @@ Left out: reading and writing data, a probe's scoring while a reward model is tr
 rewards.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -31,6 +32,7 @@ class Cost:
     weights: float = 0.0  # bytes that stay
     scores: float = 0.0
     checkpoints: float = 0.0  # bytes while it runs
+    phases: tuple[tuple[str, float], ...] = ()  # and their bytes; `memory` is of the one that needs the most
 
 
 Estimator = Callable[[Node, Place, On], Cost]
@@ -99,7 +101,8 @@ def place(node: Node, gpus: int) -> Place:
     run, precision = settings(node), node.sections.get("compute", {}).get("precision", "fp32")
     own = node.sections.get(node.stage.name, {}).get("optim", {}).get("lora")
     rank = own["rank"] if own else None
-    return Place(gpus, run["parallel"], run["recompute"], run["micro_tokens"], precision, rank)
+    how = run["parallel"], run["recompute"], run["micro_tokens"]
+    return Place(gpus, *how, precision, rank, run["reference"], run["reward"])
 
 
 def checkpoints(s: Shape, p: Place, whole: int) -> float:
@@ -197,29 +200,29 @@ def rloo(node: Node, p: Place, on: On) -> Cost:
     if judged is not None:  # in fp32, whatever the policy's precision is
         scoring = work.forward(judged, of_step, packing)
         flops, time = flops + scoring, time + work.seconds(scoring, on, "fp32", on.assumed.scoring)
-    rows = min(prompts * k, max(k, SLOTS["rloo"]))
-    time += work.decoding(s, p, on, prompts * k * said, rows, prompt + said / 2)
-    held = rloo_memory(s, judged, p, rows, own, prompts * (prompt + kept * said) / own["minibatches"])
-    tokens = steps * of_step.tokens(packing)
-    return Cost(named(model), tokens, steps * flops, steps * time, held, 4.0 * s.lm, 0, checkpoints(s, p, s.lm))
+    each = math.ceil(prompts / p.gpus)  # prompts of a process
+    rows = min(each * k, max(k, SLOTS["rloo"]))
+    time = time / p.gpus + work.decoding(s, p, on, each * k * said, rows, prompt + said / 2)
+    time += work.copying(memory.copied(s, judged, p), on)
+    held = rloo_phases(s, judged, p, own, rows, replace(of_step, groups=each), kept)
+    most, by_phase = max(held.values(), key=lambda m: m.total), tuple((name, m.total) for name, m in held.items())
+    tokens, disk = steps * of_step.tokens(packing), checkpoints(s, p, s.lm)
+    return Cost(named(model), tokens, steps * flops, steps * time, most, 4.0 * s.lm, 0, disk, by_phase)
+
+
+def rloo_phases(
+    s: Shape, judged: Shape | None, p: Place, own: dict[str, Any], rows: int, of_step: Text, kept: int
+) -> dict[str, Memory]:
+    """Of a process whose part of a step is `of_step`, of whose responses it learns from so many to a prompt."""
+    in_step = replace(of_step, responses=kept).tokens("shared") / own["minibatches"]
+    one = min(p.micro_tokens, in_step)
+    read = replace(p, micro_tokens=int(min(p.micro_tokens, of_step.tokens("shared"))))
+    load = Load(one, one, 0, in_step > one, "chunked")
+    return memory.phases(s, judged, read, load, rows, own["max_prompt"] + own["max_new"])
 
 
 def is_ours(node: Node) -> bool:
     return node.stage.name == "rm"
-
-
-def rloo_memory(s: Shape, judged: Shape | None, p: Place, rows: int, own: dict[str, Any], in_step: float) -> Memory:
-    """Policy, reference and reward model are there all the time. The larger of learning and of sampling, when there
-    are no gradients."""
-    one = min(p.micro_tokens, in_step)
-    learning = memory.training(s, p, Load(one, one, 0, in_step > one, "chunked"))
-    writing = memory.sampling(s, p, rows, own["max_prompt"] + own["max_new"])
-    others = 4.0 * s.lm + (4.0 * judged.rm if judged else 0)
-    held = [
-        replace(learning, others=others),
-        replace(writing, optimizer=learning.optimizer, others=others),
-    ]
-    return max(held, key=lambda m: m.total)
 
 
 def judge(node: Node, p: Place, on: On) -> Cost:

@@ -80,11 +80,24 @@ class Trial:
                     yield replace(each, recompute=recompute, micro_tokens=tokens)
                     tokens //= 2
 
+    def aside(self, p: Place) -> Iterator[Place]:
+        """Frozen models not always on the device: in main memory one of them or both; then both by layer, then all."""
+        yield from self.gentler(replace(p, reference="offload"))
+        yield from self.gentler(replace(p, reward="offload"))
+        yield from self.gentler(replace(p, reference="offload", reward="offload"))
+        for parallel in (p.parallel, "fsdp"):
+            yield from self.sharded(replace(p, parallel=parallel, reference="shard", reward="shard"))
+
+    def sharded(self, p: Place) -> Iterator[Place]:
+        return (each for each in self.gentler(p) if each.gpus > 1)
+
     def ways(self, wanted: Place) -> Iterator[Place]:
         """The same artefact otherwise, or on sharded weights; and other experiments, with LoRA or in bf16."""
         yield from self.first(self.gentler(wanted))
+        if self.node.stage.name == "rloo":
+            yield from self.first(sorted(self.aside(wanted), key=lambda p: p.gpus))
         if self.shared and wanted.parallel == "ddp":
-            yield from self.first(p for p in self.gentler(replace(wanted, parallel="fsdp")) if p.gpus > 1)
+            yield from self.first(self.sharded(replace(wanted, parallel="fsdp")))
         lora, half = replace(wanted, rank=wanted.rank or RANK), replace(wanted, precision="bf16")
         others = [p for p in (lora if self.trains else wanted, half) if p != wanted]
         alone = [found for p in others for found in self.first(self.gentler(p))]
@@ -93,7 +106,7 @@ class Trial:
 
 def said(before: Place, after: Place, stage: str) -> str:
     """The settings that differ."""
-    names = ("parallel", "recompute", "micro_tokens")
+    names = ("parallel", "recompute", "micro_tokens", "reference", "reward")
     parts = [f"run.{n}={getattr(after, n)}" for n in names if getattr(after, n) != getattr(before, n)]
     if after.rank != before.rank:
         parts.append(f"{stage}.optim.lora={{rank:{after.rank},alpha:{2 * (after.rank or 0)}}}")

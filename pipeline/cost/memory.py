@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from pipeline.cost.sheet import Shape
+from pipeline.experiment import Where
 
 ROWS = 256  # as wide as the vocabulary, at once, when RLOO asks for log-probabilities (pipeline/policy.py)
 READ = 16384  # tokens of prompts that sampling reads at once (pipeline/sample.py)
@@ -28,6 +29,8 @@ class Place:
     micro_tokens: int
     precision: Literal["fp32", "bf16"]
     rank: int | None = None  # of LoRA
+    reference: Where = "device"  # of RLOO
+    reward: Where = "device"
 
     @property
     def shards(self) -> int:
@@ -175,3 +178,48 @@ def sampling(s: Shape, p: Place, slots: int, longest: float) -> Memory:
         logits=(p.width + 4 + 8 + 8.0) * slots * s.vocab,
         cache=cells * slots * longest,
     )
+
+
+# --- RLOO: a policy in training, its reference, its reward model ---
+
+
+def phases(s: Shape, judged: Shape | None, p: Place, load: Load, rows: int, longest: float) -> dict[str, Memory]:
+    """What each phase of a step needs, when the policy has its moments. Only in the update are there gradients.
+    `p.micro_tokens` is what frozen models read at once."""
+    learning = training(s, p, load)
+    own = Memory(weights=learning.weights, optimizer=learning.optimizer)
+    fp32 = replace(p, precision="fp32")
+
+    def beside(phase: str) -> float:
+        reward = frozen(judged, judged.rm, fp32, p.reward, phase == "reward") if judged else 0.0
+        return reward + frozen(s, s.lm, p, p.reference, phase == "reference")
+
+    writing, told = sampling(s, p, rows, longest), scoring(s, p)
+    scored = scoring(judged, fp32) if judged else Memory()
+    whole = 4.0 * s.lm if p.shards > 1 else 0.0
+    words = 2.0 * s.words if p.half else 0.0  # the head's weights; no copy of a frozen layer's outlives its product
+    body, head = replace(own, activations=told.activations), replace(own, copies=words, logits=3 * 4.0 * ROWS * s.vocab)
+    found = {
+        "generate": replace(writing, weights=own.weights, optimizer=own.optimizer, copies=writing.copies + whole),
+        "reward": replace(own, activations=scored.activations),
+        "reference": max(body, head, key=lambda m: m.total),
+        "update": learning,
+    }
+    return {phase: replace(m, others=beside(phase)) for phase, m in found.items()}
+
+
+def copied(s: Shape, judged: Shape | None, p: Place) -> float:
+    """Bytes that come from main memory in each step."""
+    reward = 4.0 * judged.rm if judged and p.reward == "offload" else 0.0
+    return reward + (4.0 * s.lm if p.reference == "offload" else 0.0)
+
+
+def frozen(s: Shape, parameters: int, p: Place, where: Where, now: bool) -> float:
+    """Of a model that is read only, in its phase or outside it. Of a sharded one, all that is outside the layers and
+    two layers are fetched at a time."""
+    if where == "device":
+        return 4.0 * parameters
+    if where == "offload":
+        return 4.0 * parameters if now else 0.0
+    fetched = 4.0 * (parameters - s.layers * s.layer) + 2 * p.width * s.layer
+    return 4.0 * parameters / p.gpus + (fetched if now else 0.0)

@@ -28,6 +28,7 @@ class Assumed:
     training: float
     scoring: float
     decoding: float
+    copying: float
     learned: float
     score_bytes: float
 

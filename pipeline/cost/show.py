@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.cost.estimate import ESTIMATORS, ON_CPU, answer, texts
 from pipeline.cost.fit import Fit, fit
+from pipeline.cost.memory import Place
 from pipeline.cost.sheet import On
 from pipeline.errors import ConfigError
 from pipeline.experiment import Cluster
@@ -106,7 +107,12 @@ def of_stage(stage: str, each: Fit, n: int, on: On) -> Iterator[str]:
         f"{gb(cost.memory.total):>9}{hours:9.2f}{n * hours * p.gpus:11.2f}"
     )
     held = ", ".join(f"{name} {gb(value)}" for name, value in cost.memory.parts.items() if value >= 5e6)
-    yield f"      {p.precision}, run.parallel={p.parallel} run.recompute={p.recompute}: {held or 'next to nothing'}"
+    yield f"      {p.precision}, {placed(stage, p)}: {held or 'next to nothing'}"
+    if cost.phases:
+        most, _ = max(cost.phases, key=lambda phase: phase[1])
+        yield f"      by phase: {', '.join(f'{name} {gb(value)}' for name, value in cost.phases)}: most in {most}"
+    if stage == "rloo" and "offload" in (p.reference, p.reward):
+        yield f"      copied to the GPU in each step at {on.assumed.copying:g} GB/s, assumed"
     if each.refused is not None:
         needed, gpus = each.refused
         where = f"on {gpus} GPU{'s' * (gpus > 1)}"
@@ -115,6 +121,12 @@ def of_stage(stage: str, each: Fit, n: int, on: On) -> Iterator[str]:
             yield f"        {way.said}: {gb(way.bytes)} GB"
         if not each.ways:
             yield "        nothing that can be set here: a larger GPU, or a smaller model"
+
+
+def placed(stage: str, p: Place) -> str:
+    frozen = {"reference": p.reference, "reward": p.reward} if stage == "rloo" else {}
+    beside = "".join(f" run.{name}={where}" for name, where in frozen.items() if where != "device")
+    return f"run.parallel={p.parallel} run.recompute={p.recompute}{beside}"
 
 
 def total(costs: Costs) -> Iterator[str]:

@@ -67,3 +67,8 @@ def decoding(s: Shape, p: Place, on: On, tokens: float, rows: float, length: flo
     flops = rows * 2 * (s.layers * s.linear + s.words)
     by_memory = read / (1e9 * on.gpu.bandwidth * on.assumed.decoding)
     return steps * max(by_memory, seconds(flops, on, p.precision, on.assumed.scoring))
+
+
+def copying(size: float, on: On) -> float:
+    """Seconds from main memory."""
+    return size / (1e9 * on.assumed.copying)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import actions, config, cost, plan
-from pipeline.cost import sheet
-from pipeline.cost.estimate import ESTIMATORS, ON_CPU, place
+from pipeline.cost import sheet, show
+from pipeline.cost.estimate import ESTIMATORS, ON_CPU, Cost, place
 from pipeline.cost.fit import fit
 from pipeline.cost.memory import Place
 from pipeline.cost.sheet import Shape
@@ -151,6 +151,66 @@ def test_eight_billion_parameters_sharded_over_eight_gpus() -> None:
     assert again.memory.total == near(12 * weights / 8 + 4 * weights)  # 41.3 GB
 
 
+# --- RLOO: Qwen2.5-1.5B and its reference, Qwen2.5-3B as reward model, in bf16 ---
+
+POLICY, JUDGED = 4 * 1_543_714_304, 4 * (3_085_938_688 + 2048)  # bytes of their weights; a reward head
+SIZES = ("run.micro_tokens=4096", "rloo.max_new=512")
+
+
+def rloo(*overrides: str, gpus: int = 1) -> Cost:
+    target = node("rloo", "scale=paper", *SIZES, *overrides)
+    return ESTIMATORS["rloo"](target, place(target, gpus), cost.gpu("h200"))
+
+
+def test_a_policy_has_its_reference_and_its_reward_model_beside_it() -> None:
+    """By hand, with weights and two moments of the policy all the time."""
+    found = rloo()
+    phases = dict(found.phases)
+    whole = 3 * POLICY + POLICY + JUDGED
+    linear = 1536 * (2 * 1536 + 2 * 256) + 3 * 1536 * 8960  # of a layer of 28
+    copies = 2 * (28 * linear + 151_936 * 1536)  # in bf16
+    cells = 2 * 256 * 28 * 2 * 256 * (512 + 512)  # 128 prompts, two responses each, at full length
+    words = (2 + 4 + 8 + 8) * 256 * 151_936
+    assert phases["generate"] == near(whole + copies + cells + words + 16_384 * (3 * 2 * 8960 + 2 * 4 * 1536))
+    assert phases["reward"] == near(whole + 4096 * (3 * 4 * 11_008 + 2 * 4 * 2048 + 2 * 4 * (2048 + 256)))
+    assert phases["reference"] == near(whole + 2 * 151_936 * 1536 + 3 * 4 * 256 * 151_936)  # a block of its logits
+    assert phases["update"] == found.memory.total == max(phases.values())
+    assert phases["update"] > whole + POLICY  # gradients, and what autograd keeps
+
+
+def test_offloaded_models_cost_memory_in_their_phases_and_the_way_there() -> None:
+    here, away = rloo(), rloo("run.reference=offload", "run.reward=offload")
+    less = {phase: size - dict(away.phases)[phase] for phase, size in here.phases}
+    both = POLICY + JUDGED
+    assert less == {"generate": both, "reward": POLICY, "reference": JUDGED, "update": both}
+    steps = 433
+    assert away.seconds - here.seconds == pytest.approx(steps * (POLICY + JUDGED) / 20e9)
+    assert away.tokens == here.tokens and away.flops == here.flops
+
+
+def test_sharded_models_leave_a_part_on_each_gpu() -> None:
+    here, parts = rloo(gpus=4), rloo("run.reference=shard", "run.reward=shard", gpus=4)
+    less = {phase: size - dict(parts.phases)[phase] for phase, size in here.phases}
+    assert less["generate"] == less["update"] == pytest.approx(0.75 * (POLICY + JUDGED))
+    layer = 2048 * (2 * 2048 + 2 * 256) + 3 * 2048 * 11_008 + (2048 + 2 * 256) + 2 * 2048
+    fetched = JUDGED - 4 * 36 * layer + 2 * 4 * layer  # its words, and two layers, in fp32
+    assert less["reward"] == pytest.approx(less["update"] - fetched)
+
+
+def test_several_gpus_share_a_step_of_rloo() -> None:
+    one, four = rloo(), rloo(gpus=4)
+    assert one.flops == four.flops and one.seconds / 4 < four.seconds < one.seconds / 2
+    assert fit(node("rloo", "scale=paper", *SIZES), cost.gpu("h200"), gpus=4).place.gpus == 4
+
+
+def test_what_may_go_to_main_memory_is_offered() -> None:
+    """On one GPU of 48 GB, of which policy, reference and reward model take 37 before anything is computed."""
+    found = fit(node("rloo", "scale=paper"), cost.gpu("a6000"), gpus=1)
+    assert found.refused is not None and found.ways[0].said == "run.micro_tokens=2048 run.reward=offload on 1 GPU"
+    assert found.ways[0].bytes <= 0.92 * 48 * GB
+    assert dict(found.cost.phases)["update"] == found.ways[0].bytes == found.cost.memory.total
+
+
 # --- where it fits ---
 
 
@@ -201,6 +261,13 @@ def test_a_plan_with_a_gpu_says_its_cost(tmp_path: Path, capsys: pytest.CaptureF
     for part in ("on 4090: 24 GB", "assumed, not measured", "REFUSED as configured", "GPU-hours", "disk: weights"):
         assert part in said
     assert "Llama-3.2-1B" in said and "20 bench" in said
+
+
+def test_the_phase_of_rloo_that_decides_is_named() -> None:
+    found = fit(node("rloo", "scale=paper"), cost.gpu("a6000"), gpus=1)
+    said = "\n".join(show.of_stage("rloo", found, 1, cost.gpu("a6000")))
+    assert "run.recompute=none run.reward=offload: weights 6.2" in said and "20 GB/s, assumed" in said
+    assert "by phase: generate 41.0, reward 37.4, reference 25.6, update 42.4: most in update" in said
 
 
 def test_seeds_and_losses_cost_the_same_and_are_counted_together(tmp_path: Path) -> None:

@@ -1,25 +1,30 @@
 """The memory formula beside torch's own record of what tensors hold: two optimizer steps of tiny models on a CPU."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
 import tiny
 import torch
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedModel
 
 from benchmarks.held import Held
-from pipeline import attention, dist, lora, models, policy
+from pipeline import attention, config, dist, lora, models, placed, policy
 from pipeline.cost import memory
 from pipeline.cost.memory import Load, Place
 from pipeline.cost.sheet import Shape
 from pipeline.dist import Learner
-from pipeline.experiment import Lora, Optim
+from pipeline.experiment import Lora, Optim, Where
 from pipeline.fit import adamw
+from pipeline.objective import Objective
 from pipeline.packing import Group
+from pipeline.placed import Placed
+from pipeline.sample import Sampling, sample
 from pipeline.stages.rm import forward
 from pipeline.stages.sft import Sample, learn, weighted_loss
+from pipeline.watch import Clock
 
 assert tiny  # one thread
 SHAPE = Shape(hidden=64, layers=3, heads=4, kv_heads=4, head=16, mlp=176, vocab=512, tied=False)
@@ -53,20 +58,25 @@ def gradient(kind: Kind, learner: Learner, batch: Sequence[Group], tokens: int) 
             learner(learner.layout(some))[0].sum().backward()
 
 
-def held(kind: Kind, p: Place) -> float:
-    """MB at most, weights included."""
+def model_of(kind: Kind) -> PreTrainedModel:
     s = SHAPE
     made: Any = LlamaForSequenceClassification if kind == "rm" else LlamaForCausalLM
-    function = {"sft": weighted_loss, "rm": models.rewards, "rloo": policy.logprobs}[kind]
     config = LlamaConfig(
         vocab_size=s.vocab, hidden_size=s.hidden, intermediate_size=s.mlp, num_hidden_layers=s.layers,
         num_attention_heads=s.heads, num_key_value_heads=s.kv_heads, num_labels=1, pad_token_id=0,
         tie_word_embeddings=s.tied,
     )  # fmt: skip
+    model = made(config)
+    attention.use(model, "shared")
+    return model
+
+
+def held(kind: Kind, p: Place) -> float:
+    """MB at most, weights included."""
+    function = {"sft": weighted_loss, "rm": models.rewards, "rloo": policy.logprobs}[kind]
     batch = groups(kind)
     with Held() as found:
-        model = made(config).train()
-        attention.use(model, "shared")
+        model = model_of(kind).train()
         learner = Learner(model, function, p.parallel, p.recompute)
         with lora.adapted(model, Lora(p.rank, 2.0 * p.rank) if p.rank else None, 0):
             optimizer = adamw((w for w in learner.parameters() if w.requires_grad), OPTIM)
@@ -107,3 +117,43 @@ def test_with_lora(recompute: Any) -> None:
 def test_in_half_precision(recompute: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dist._Here, "half", True)
     agrees("rm", Place(1, "ddp", recompute, MICRO, "bf16"))
+
+
+# --- a step of RLOO, phase by phase ---
+
+
+def of_phases(where: Where) -> dict[str, float]:
+    """MB at most in each phase of a step, when the policy has its moments."""
+    learner, batch = Learner(model_of("rloo").train(), policy.logprobs), groups("rloo")
+    reference = Placed(model_of("rloo"), policy.logprobs, where)
+    reward = Placed(model_of("rm"), models.rewards, where)
+    optimizer = adamw(learner.parameters(), OPTIM)
+    gradient("rloo", learner, batch, MICRO)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    settings = replace(config.experiment(("scale=smoke",)).rloo, prompts=GROUPS, k=2)
+    objective = Objective(learner, reference, settings, MICRO, Clock())
+    layouts, before = objective.layouts(batch), objective.look(batch)
+    asked, how = [g.prompt for g in batch], Sampling(RESPONSE, 1.0)
+    phases: dict[str, Callable[[], object]] = {
+        "generate": lambda: sample(learner.model, asked, how, [*range(GROUPS)], 2),
+        "reward": lambda: [reward(layout)[0] for layout in layouts],
+        "reference": lambda: objective.told(layouts),
+        "update": lambda: objective.learn(batch, torch.zeros(2 * GROUPS), range(GROUPS), before),
+    }
+    most = {}
+    for name, phase in phases.items():
+        there = placed.held([*learner.parameters(), *moments]) + reference.here_now() + reward.here_now()
+        with Held() as found:
+            phase()
+        most[name] = there / 1e6 + found.most
+    return most
+
+
+@pytest.mark.parametrize("where", ["device", "offload"])
+def test_each_phase_holds_what_the_formula_says(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "READ", GROUPS * PROMPT)
+    p = Place(1, "ddp", "none", MICRO, "fp32", reference=where, reward=where)
+    expected = memory.phases(SHAPE, SHAPE, p, load("rloo", p), 2 * GROUPS, PROMPT + RESPONSE)
+    assert of_phases(where) == {name: pytest.approx(m.total / 1e6, rel=0.1) for name, m in expected.items()}
