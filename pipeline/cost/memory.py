@@ -174,7 +174,7 @@ def sampling(s: Shape, p: Place, slots: int, longest: float) -> Memory:
     return Memory(
         weights=4.0 * s.lm,
         copies=2.0 * (s.layers * s.linear + s.words) if p.half else 0.0,
-        activations=READ * passing(s, p),
+        activations=min(READ, slots * longest) * passing(s, p),
         logits=(p.width + 4 + 8 + 8.0) * slots * s.vocab,
         cache=cells * slots * longest,
     )
@@ -184,15 +184,17 @@ def sampling(s: Shape, p: Place, slots: int, longest: float) -> Memory:
 
 
 def phases(s: Shape, judged: Shape | None, p: Place, load: Load, rows: int, longest: float) -> dict[str, Memory]:
-    """What each phase of a step needs, when the policy has its moments. Only in the update are there gradients.
-    `p.micro_tokens` is what frozen models read at once."""
+    """What each phase of a step needs, when the policy has its moments, and what loading does: every model is whole at
+    first. Only in the update are there gradients. `p.micro_tokens` is what frozen models read at once."""
     learning = training(s, p, load)
     own = Memory(weights=learning.weights, optimizer=learning.optimizer)
     fp32 = replace(p, precision="fp32")
 
+    def of_reward(now: bool) -> float:
+        return frozen(judged, judged.rm, fp32, p.reward, now) if judged else 0.0
+
     def beside(phase: str) -> float:
-        reward = frozen(judged, judged.rm, fp32, p.reward, phase == "reward") if judged else 0.0
-        return reward + frozen(s, s.lm, p, p.reference, phase == "reference")
+        return of_reward(phase == "reward") + frozen(s, s.lm, p, p.reference, phase == "reference")
 
     writing, told = sampling(s, p, rows, longest), scoring(s, p)
     scored = scoring(judged, fp32) if judged else Memory()
@@ -205,7 +207,11 @@ def phases(s: Shape, judged: Shape | None, p: Place, load: Load, rows: int, long
         "reference": max(body, head, key=lambda m: m.total),
         "update": learning,
     }
-    return {phase: replace(m, others=beside(phase)) for phase, m in found.items()}
+    loaded = max(4.0 * judged.rm if judged else 0.0, of_reward(now=False) + 4.0 * s.lm)  # the reference comes last
+    return {
+        "load": Memory(weights=4.0 * s.lm, others=loaded),
+        **{phase: replace(m, others=beside(phase)) for phase, m in found.items()},
+    }
 
 
 def copied(s: Shape, judged: Shape | None, p: Place) -> float:

@@ -182,7 +182,7 @@ def test_offloaded_models_cost_memory_in_their_phases_and_the_way_there() -> Non
     here, away = rloo(), rloo("run.reference=offload", "run.reward=offload")
     less = {phase: size - dict(away.phases)[phase] for phase, size in here.phases}
     both = POLICY + JUDGED
-    assert less == {"generate": both, "reward": POLICY, "reference": JUDGED, "update": both}
+    assert less == {"load": POLICY, "generate": both, "reward": POLICY, "reference": JUDGED, "update": both}
     steps = 433
     assert away.seconds - here.seconds == pytest.approx(steps * (POLICY + JUDGED) / 20e9)
     assert away.tokens == here.tokens and away.flops == here.flops
@@ -195,6 +195,15 @@ def test_sharded_models_leave_a_part_on_each_gpu() -> None:
     layer = 2048 * (2 * 2048 + 2 * 256) + 3 * 2048 * 11_008 + (2048 + 2 * 256) + 2 * 2048
     fetched = JUDGED - 4 * 36 * layer + 2 * 4 * layer  # its words, and two layers, in fp32
     assert less["reward"] == pytest.approx(less["update"] - fetched)
+
+
+def test_a_sharded_model_must_be_whole_before() -> None:
+    """An 8B reward model in fp32, 30 GB, is loaded by GPUs of 24 GB beside the policy: it never was in its shards."""
+    eight = node("rloo", "scale=paper", "model=llama-3.1-8b", "run.reference=shard", "run.reward=shard")
+    assert fit(eight, cost.gpu("4090"), gpus=64).refused is not None
+    judged = 4 * (8_030_261_248 - 128_256 * 4096 + 4096)
+    found = ESTIMATORS["rloo"](eight, place(eight, 64), cost.gpu("4090"))
+    assert dict(found.phases)["load"] == found.memory.total == POLICY + judged
 
 
 def test_several_gpus_share_a_step_of_rloo() -> None:
@@ -267,7 +276,7 @@ def test_the_phase_of_rloo_that_decides_is_named() -> None:
     found = fit(node("rloo", "scale=paper"), cost.gpu("a6000"), gpus=1)
     said = "\n".join(show.of_stage("rloo", found, 1, cost.gpu("a6000")))
     assert "run.recompute=none run.reward=offload: weights 6.2" in said and "20 GB/s, assumed" in said
-    assert "by phase: generate 41.0, reward 37.4, reference 25.6, update 42.4: most in update" in said
+    assert "by phase: load 18.5, generate 41.0, reward 37.4, reference 25.6, update 42.4: most in update" in said
 
 
 def test_seeds_and_losses_cost_the_same_and_are_counted_together(tmp_path: Path) -> None:
