@@ -53,7 +53,7 @@ reproduce: .venv/ready ## Data, SFT, reward models, policies, tables, figures, c
 reproduce-table-%: .venv/ready ## One table, e.g. reproduce-table-cross
 	$(TABLES) table=$*
 
-plan-%: .venv/ready ## What a table would run, and why; GPU=h200 (or a100-80, a6000, 4090): what it would cost there
+plan-%: .venv/ready ## What a table would run, and why; GPU=h200 (or h100-80, a100-80, a6000, 4090): what it would cost there
 	$(TABLES) table=$* action=plan $(if $(GPU),gpu=$(GPU))
 
 settings: .venv/ready ## What TABLE is made with, and who says so: the papers, their code, we

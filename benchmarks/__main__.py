@@ -13,7 +13,7 @@ from benchmarks.bar import FOLDER, Bar
 from pipeline.config import PROJECT
 
 HERE = Path(__file__).parent
-PARTS = ("__init__", "__main__", "bar", "held", "line")
+PARTS = ("__init__", "__main__", "bar", "gpu", "held", "line")  # gpu has a page of its own
 NAMES = sorted(p.stem for p in HERE.glob("*.py") if p.stem not in PARTS)
 PAGE = PROJECT / "docs" / "performance.md"
 INTRO = """# What it costs, measured
