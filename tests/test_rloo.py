@@ -187,6 +187,20 @@ def test_a_record_by_hand() -> None:
     })  # fmt: skip
 
 
+def test_what_follows_a_phase_belongs_to_it_until_the_next_one() -> None:
+    held = [0]
+    clock = watch.Clock(lambda: held[0])
+    for phase, inside, after in (("generate", 3, 3), ("update", 2, 7), ("generate", 1, 1)):
+        with clock(phase):
+            held[0] = inside
+        held[0] = after
+    found = clock.read(tokens=10)
+    assert (found["bytes_generate"], found["bytes_update"]) == (3, 7)
+    with clock("generate"):
+        pass
+    assert clock.read(tokens=10)["bytes_generate"] == 1  # what was read is forgotten
+
+
 def test_samples_show_the_best_and_the_worst() -> None:
     reward = torch.tensor([2.0, -1.0, 0.0, 3.0])
     first, second = watch.samples(ROLLOUTS, 2 * reward, reward)
