@@ -3,14 +3,16 @@
 Every process has the same model. In a training loop each runs its share of a step's groups (`deal`), while a loss sees
 the whole step, the same bits everywhere (`Learner.whole`), and gradients are added up: the same step as of one process.
 Weights are replicated (DDP) or sharded by layer (FSDP2). That begins and ends with `spread`: before it all processes do
-the same, after it the first one goes on alone. Left out: sampling and scoring, which run on one process.
+the same, after it the first one goes on alone. Weights that will be sharded wait on the CPU, where they are the mapped
+pages of their file if that is in fp32; a device has its shards, and one layer at a time is whole on it. Left out:
+sampling and scoring, which run on one process.
 """
 
 import copy
 import heapq
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, Literal
@@ -211,7 +213,8 @@ class Learner(nn.Module):
         self.spread: DistributedDataParallel | Call | None = None  # stands in for `call` on several processes
         if recompute == "layers":
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-        self.to(device())
+        if parallel == "ddp" or world() == 1:
+            self.to(device())
 
     def forward(self, *args: Any) -> Any:
         return (self.call if self.spread is None else self.spread)(*args)
@@ -227,11 +230,11 @@ class Learner(nn.Module):
 
     @contextmanager
     def entire(self) -> Iterator[PreTrainedModel]:
-        """The model with all its weights, for what is not a part of a step. All processes must ask."""
+        """The model with all its weights, on each device, for what is not a part of a step. All processes must ask."""
         fetch(self.model, self.held)
         yield self.model
         if self.held is not self.model:
-            drop(self.model)
+            drop(self.model.parameters())
 
     def layout(self, groups: Sequence[Group]) -> Layout:
         """As the model reads it."""
@@ -265,15 +268,15 @@ class Learner(nn.Module):
 
 @contextmanager
 def spread(module: nn.Module) -> Iterator[nn.Module]:
-    """Over all processes, while a loop trains it. Yields what holds the weights meanwhile; at the end they are back in
-    the model, on the first process, and the others are released."""
-    if world() == 1:
-        yield module.model if isinstance(module, Learner) else module
+    """Over all processes, while a loop trains it; inside another `spread` it is already. Yields what holds the weights
+    meanwhile; at the end they are back in the model, on the first process, and the others are released."""
+    if world() == 1 or (isinstance(module, Learner) and module.spread is not None):
+        yield module.held if isinstance(module, Learner) else module
         return
     assert isinstance(module, Learner), "one process alone can train a bare module"
     module.spread = replicas(module.call) if module.parallel == "ddp" else shards(module.call)
     yield module.held
-    fetch(module.model, module.held)
+    merge(module.model, module.held)
     module.spread = None
     part()
     if not first():
@@ -287,39 +290,60 @@ def replicas(call: Call) -> DistributedDataParallel:
 
 
 def added(_: object, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[attr-defined]  # no stub
-    """Gradients are sums over the processes, where DDP would average: each has its part of one loss."""
-    work = distributed.all_reduce(bucket.buffer(), async_op=True)
-    assert work is not None, "asked for asynchronously"
-    return work.get_future().then(lambda done: done.value()[0])
+    """Gradients are sums over the processes, where DDP would average: each has its part of one loss. On a CPU one by
+    one: in which order three or more numbers are added depends on where in a tensor they stand, and DDP fills its
+    buckets anew after the first step, so that a resumed run would be of other bits."""
+    whole = bucket.buffer()
+    if whole.is_cuda:
+        work = distributed.all_reduce(whole, async_op=True)
+        assert work is not None, "asked for asynchronously"
+        return work.get_future().then(lambda done: done.value()[0])
+    for gradient in bucket.gradients():
+        distributed.all_reduce(gradient)
+    summed: torch.futures.Future[Tensor] = torch.futures.Future()
+    summed.set_result(whole)
+    return summed
 
 
 def shards(call: Call) -> Call:
-    """A copy whose weights are sharded by layer; meanwhile the model has none."""
+    """A copy whose weights are sharded by layer; meanwhile the model has none. One layer after the other is whole on
+    the device, and at last what is outside them."""
     made = copy.deepcopy(call, {id(p): p for p in call.parameters()})  # these are not copied
     mesh = init_device_mesh(device().type, (world(),))
     half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     kinds = made.model._no_split_modules or ()
-    for layer in [m for m in made.model.modules() if type(m).__name__ in kinds]:
-        fully_shard(layer, mesh=mesh, mp_policy=half if _Here.half else MixedPrecisionPolicy())
-    # Outside the layers fp32, for the head's sake. Dropped after each pass: what is kept would be stale after a step.
-    fully_shard(made, mesh=mesh, reshard_after_forward=True)
-    for unit in made.modules():
-        if isinstance(unit, FSDPModule):
-            unit.set_gradient_divide_factor(1.0)  # sums, as in `added`
-            unit.set_force_sum_reduction_for_comms(True)  # else another operation, which gloo does not have
-    drop(call.model)
+    for unit in [*(m for m in made.model.modules() if type(m).__name__ in kinds), made]:
+        whole = [p for p in unit.parameters() if not isinstance(p, DTensor)]
+        # Outside the layers fp32, for the head's sake
+        policy = half if _Here.half and unit is not made else MixedPrecisionPolicy()
+        fully_shard(
+            unit, mesh=mesh, mp_policy=policy, reshard_after_forward=True
+        )  # kept, it would be stale after a step
+        unit.set_gradient_divide_factor(1.0)  # type: ignore[operator]  # sums, as in `added`
+        unit.set_force_sum_reduction_for_comms(True)  # type: ignore[operator]  # else another one, which gloo lacks
+        drop(whole)
+    call.to(device())  # what is left
     return made
 
 
+def merge(model: PreTrainedModel, held: PreTrainedModel) -> None:
+    """Brings sharded weights back to the first process, on its CPU: on a device one of them at a time is whole."""
+    if held is not model:
+        for p, shard in zip(model.parameters(), held.parameters(), strict=True):
+            weight = gathered(shard.detach())
+            if first():
+                p.data = weight.cpu()
+
+
 def fetch(model: PreTrainedModel, held: PreTrainedModel) -> None:
-    """Brings the sharded weights back."""
+    """Brings sharded weights to all devices."""
     if held is not model:
         for p, shard in zip(model.parameters(), held.parameters(), strict=True):
             p.data = gathered(shard.detach())
 
 
-def drop(model: PreTrainedModel) -> None:
-    for p in model.parameters():
+def drop(weights: Iterable[Tensor]) -> None:
+    for p in weights:
         p.data = p.data.new_empty(0)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline import dist, stopping
+from pipeline import dist, shards, stopping
 from pipeline.checkpoint import Checkpoints
 from pipeline.dist import as_held, gathered
 from pipeline.experiment import Optim
@@ -104,12 +104,12 @@ def not_finite(step: int, loss: Tensor | float, norm: Tensor, names: Iterable[ob
 
 
 def state_of(step: int, held: nn.Module, opt: torch.optim.Optimizer, extra: dict[str, Any]) -> dict[str, Any]:
-    """Whole, however many processes hold it: another number of them can go on from it. Frozen weights are left out."""
+    """As it is held: all of it, or this process's shards. Frozen weights are left out."""
     frozen = {name for name, p in held.named_parameters() if not p.requires_grad}
     return {
         "step": step,
-        "module": gathered({name: value for name, value in held.state_dict().items() if name not in frozen}),
-        "optimizer": gathered(opt.state_dict()),
+        "module": {name: value for name, value in held.state_dict().items() if name not in frozen},
+        "optimizer": opt.state_dict(),
         "rng": torch.get_rng_state(),
         "extra": {name: v.state_dict() if isinstance(v, nn.Module) else v for name, v in extra.items()},
     }
@@ -117,11 +117,14 @@ def state_of(step: int, held: nn.Module, opt: torch.optim.Optimizer, extra: dict
 
 def resume(held: nn.Module, opt: torch.optim.Optimizer, extra: dict[str, Any], saved: dict[str, Any]) -> None:
     now = held.state_dict()
-    held.load_state_dict(now | {name: as_held(value, now[name]) for name, value in saved["module"].items()})
     of = [p for group in opt.param_groups for p in group["params"]]
-    moments = saved["optimizer"]["state"].items()
-    shards = {i: {name: as_held(value, of[i]) for name, value in each.items()} for i, each in moments}
-    opt.load_state_dict({**saved["optimizer"], "state": shards})
+    moments = saved["optimizer"]["state"]
+    if "shards" in saved:
+        like = {i: dict.fromkeys(each, of[i]) for i, each in moments.items()}
+        shards.fill(saved, {"module": now, "optimizer": {"state": like}})
+    held.load_state_dict(now | {name: as_held(value, now[name]) for name, value in saved["module"].items()})
+    own = {i: {name: as_held(value, of[i]) for name, value in each.items()} for i, each in moments.items()}
+    opt.load_state_dict({**saved["optimizer"], "state": own})
     torch.set_rng_state(saved["rng"])
     for name, value in extra.items():
         if isinstance(value, nn.Module):

@@ -162,12 +162,13 @@ def assert_same(folder: Path, alone: Path) -> None:
     assert got == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
 def test_two_processes_stop_with_75_go_on_and_make_the_artefact_of_one(
-    ready: Path, alone: Path, tmp_path: Path
+    ready: Path, alone: Path, tmp_path: Path, way: str
 ) -> None:
     folder = copied(ready, tmp_path)
     spec = json.loads((folder / "spec.json").read_text())
-    spec["around"]["run"]["stop_after_steps"] = STEPS // 2 + 1
+    spec["around"]["run"] |= {"stop_after_steps": STEPS // 2 + 1, "parallel": way}
     (folder / "spec.json").write_text(json.dumps(spec))
     assert forked(folder) == [job.STOPPED, job.DONE]  # the first one speaks for all
     assert not store.is_done(folder) and steps(folder) == list(range(1, STEPS // 2 + 2))

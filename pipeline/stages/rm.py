@@ -39,11 +39,9 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     chat.end(tokenizer, x.rm.read == "after_eos", x.rm.bos != "never")
     limit = x.rm.max_length or scoring.max_length(model, tokenizer)
     pairs, kept, counts = encode(tokenizer, rows.read(inputs["data"]), limit, x.rm.overlong)
-    if x.rm.head_offset is not None:
-        offset_head(learner, pairs[:OFFSET_PAIRS], x.rm.head_offset, x.run.micro_tokens)
     steps = x.rm.epochs * order.epoch_steps(len(pairs), x.rm.batch)
     batches = [order.step_rows(len(pairs), x.rm.batch, derive(seed, "rm"), step) for step in range(steps)]
-    loss, margin = losses.make(**x.loss).to(model.device), margins(kept)
+    loss, margin = losses.make(**x.loss).to(dist.device()), margins(kept)
     recorder = Recorder(steps, x.rm.batch)
     probe = Probe(rows.read(inputs["probe"]), tokenizer, steps, x.rm.probe_every) if "probe" in inputs else None
 
@@ -60,22 +58,27 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
         mu = None if loss.weight is None else loss.weight.mu
         return {**recorder.add(step, scores, weight, value, head, mu)}
 
-    gradient_error = head_gradient_error(learner, pairs[: x.rm.batch], x.run.micro_tokens)
     state = {"loss": loss, "recorder": recorder, **({} if probe is None else {"probe": probe})}
     with lora.adapted(model, x.rm.optim.lora, derive(seed, "rm", "lora")):
-        fit(
-            learner,
-            update,
-            steps,
-            x.rm.optim,
-            Checkpoints(out, x.run),
-            lambda step: Track(x, out, steps, step),
-            state,
-            names=lambda step: [kept[i].get("id", i) for i in batches[step]],
-        )
+        with dist.spread(learner):
+            if x.rm.head_offset is not None:
+                offset_head(learner, pairs[:OFFSET_PAIRS], x.rm.head_offset, x.run.micro_tokens)
+            gradient_error = head_gradient_error(learner, pairs[: x.rm.batch], x.run.micro_tokens)
+            fit(
+                learner,
+                update,
+                steps,
+                x.rm.optim,
+                Checkpoints(out, x.run),
+                lambda step: Track(x, out, steps, step),
+                state,
+                names=lambda step: [kept[i].get("id", i) for i in batches[step]],
+            )
         if probe is not None:  # gradients at the end are of what was trained, as at the start
+            learner.to(dist.device())
             probe.look(steps, model, x.run.micro_tokens)
     models.save(model, tokenizer, out)
+    learner.cpu()  # room for the one that is read again
     contract.write(out)
     said = recorded(out, recorder, [kept[i] for at in batches for i in at])
     said |= {} if probe is None else probe.write(out)
@@ -126,12 +129,14 @@ def offset_head(learner: Learner, groups: Sequence[Group], offset: float, tokens
     with torch.no_grad():
         s = forward(learner, groups, tokens)
     mean = torch.cat([s.h_chosen, s.h_rejected]).mean(0)
-    set_head(learner.model, models.head(learner.model).weight.detach()[0] + offset * mean / mean.square().sum())
+    weight = dist.gathered(models.head(learner.held).weight.detach())[0]
+    set_head(learner.held, weight + offset * mean / mean.square().sum())
 
 
 @torch.no_grad()
 def set_head(model: PreTrainedModel, weight: Tensor) -> None:
-    models.head(model).weight.copy_(weight[None])
+    own = models.head(model).weight
+    own.copy_(dist.as_held(weight[None], own))
 
 
 def encode(
@@ -190,7 +195,7 @@ def head_gradient_error(learner: Learner, groups: Sequence[Group], tokens: int) 
     relative to the pairs' own gradients: the identity that both papers start from (BSR eq. 19, NormBT eq. 6)."""
     with torch.no_grad():
         s = forward(learner, groups, tokens)
-    weight = models.head(learner.model).weight.detach().squeeze(0).double().requires_grad_()
+    weight = dist.gathered(models.head(learner.held).weight.detach()).squeeze(0).double().requires_grad_()
     h_chosen, h_rejected = s.h_chosen.double(), s.h_rejected.double()  # their difference is small beside them
     scored = PairScores(h_chosen @ weight, h_rejected @ weight, h_chosen, h_rejected)
     (by_autograd,) = torch.autograd.grad(losses.bt(scored).mean(), weight)

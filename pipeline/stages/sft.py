@@ -51,8 +51,9 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     def update(step: int) -> dict[str, Tensor | float]:
         return {"loss": learn(learner, batch_of(step), x.run.micro_tokens)}
 
-    with lora.adapted(model, x.sft.optim.lora, derive(seed, "sft", "lora")):
+    with lora.adapted(model, x.sft.optim.lora, derive(seed, "sft", "lora")), dist.spread(learner):
         fit(learner, update, steps, x.sft.optim, Checkpoints(out, x.run), lambda step: Track(x, out, steps, step))
+    learner.to(dist.device())
     final = mean_loss(model, samples[: 32 * x.sft.batch], x.run.micro_tokens)
     spread(x.model, model, samples, seed)
     models.save(model, tokenizer, out)
