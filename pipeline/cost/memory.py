@@ -123,7 +123,8 @@ def logits(s: Shape, p: Place, load: Load) -> float:
 
 def training(s: Shape, p: Place, load: Load) -> Memory:
     """The largest of some moments: a backward pass with all that it needs, one after others have left their gradients,
-    the optimizer's step, and a sharded model's being whole."""
+    the optimizer's step, and the first process's look at a model that was sharded. Before and after that it is whole on
+    a CPU, and its way to the shards and back takes less room than a pass: a layer, and what is outside them."""
     reward = load.head == "reward"
     whole = s.rm if reward else s.lm
     adapters = s.adapters(p.rank) if p.rank else 0
@@ -138,8 +139,8 @@ def training(s: Shape, p: Place, load: Load) -> Memory:
             moments.append(
                 replace(held, gradients=own, copies=copies(s, p, load, tokens), activations=acts, logits=words)
             )
-    if p.shards > 1:  # before it is sharded, and at the end, when it is saved
-        moments.append(replace(held, copies=4.0 * whole))
+    if p.shards > 1:  # mean loss or canaries: as of any model that is scored
+        moments.append(replace(scoring(s, p, lm=not reward), logits=logits(s, p, load)))
     return max(moments, key=lambda m: m.total)
 
 
