@@ -103,18 +103,20 @@ def read(path: Path) -> dict[str, Any]:
 def policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What a reward depends on beside the weights."""
     (ids,) = chat.ids(tokenizer, [scoring.talk("?", "!")])
-    kept = scoring.ending(tokenizer)
+    kept, beta = scoring.ending(tokenizer), getattr(model.config, "implicit_beta", None)
+    last: Any = model.get_output_embeddings() if beta else models.head(model)
     return {
         "template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
         "bos": {**token(tokenizer, "bos"), "times": leading(ids, tokenizer.bos_token_id)},
         "eos": token(tokenizer, "eos"),
         "pad": token(tokenizer, "pad"),
         "ending": tokenizer.convert_ids_to_tokens(ids[len(ids) - kept :]),
-        "read": "last token of the conversation",
+        "read": "all tokens of the response" if beta else "last token of the conversation",
         "max_length": scoring.max_length(model, tokenizer),
         "truncation": TRUNCATION,
-        **({"head": "mlp"} if isinstance(models.head(model), models.Mlp) else {}),  # else linear
-        "head_dtype": str(models.head(model).weight.dtype).removeprefix("torch."),
+        **({"head": "mlp"} if isinstance(last, models.Mlp) else {}),  # else linear
+        **({"implicit": beta} if beta else {}),  # β, of a reward without a score head
+        "head_dtype": str(last.weight.dtype).removeprefix("torch."),
         "precision": precision(model),
         "attention": model.config._attn_implementation,
     }

@@ -55,10 +55,10 @@ class Recorder(nn.Module):
 
     @torch.no_grad()
     def add(
-        self, step: int, s: PairScores, weight: Tensor, loss: Tensor, head: Tensor, mu: Tensor | None
+        self, step: int, s: PairScores, weight: Tensor, loss: Tensor, head: Tensor | None, mu: Tensor | None
     ) -> dict[str, Tensor]:
-        """`head` gave these rewards; μ is the loss's moving average after this step, if it has one. Returns what to
-        log."""
+        """`head` gave these rewards, if one did; μ is the loss's moving average after this step, if it has one. Returns
+        what to log."""
         pairs = of_pairs(s, weight)
         reward = pairs[:, :2]
         found = {
@@ -66,8 +66,9 @@ class Recorder(nn.Module):
             "accuracy": (reward[:, 0] > reward[:, 1]).float().mean(),
             "batch_mean": reward.mean(),
             "reward_std": reward.std(),
-            "head_norm": head.norm(),
         }
+        if head is not None:
+            found["head_norm"] = head.norm()
         if step % RANK_EVERY == 0:
             found["effective_rank"] = effective_rank(torch.cat([s.h_chosen, s.h_rejected]))
         if mu is not None:

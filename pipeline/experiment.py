@@ -271,6 +271,16 @@ class Sft:
 
 
 @dataclass(frozen=True)
+class Implicit:
+    """Rewards β (log π − log π_ref) of a language model beside the frozen one that it was (pipeline/implicit.py)."""
+
+    beta: float
+
+    def __post_init__(self) -> None:
+        check(self.beta > 0, "beta", self.beta, "must be positive")
+
+
+@dataclass(frozen=True)
 class Rm:
     epochs: int
     batch: int  # pairs in an optimizer step
@@ -289,8 +299,15 @@ class Rm:
     head: Literal["mlp"] | None = None  # control: one hidden layer before the linear head; None: none
     # control: the final norm without its gain, so that every h has the norm sqrt(d); None: as the model has it
     norm_before_head: Literal[True] | None = None
+    implicit: Implicit | None = None  # the reward is the language model's own, as DPO's; None: a score head gives it
 
     def __post_init__(self) -> None:
+        explicit = {"trains": "model", "head_offset": None, "head": None, "norm_before_head": None}
+        for name, usual in explicit.items() if self.implicit else ():
+            value = getattr(self, name)
+            check(value == usual, name, value, f"an implicit reward has no score head; set it to {usual or 'null'}")
+        there = self.implicit is None or self.head_init != "verdict"
+        check(there, "head_init", self.head_init, "an implicit reward has no score head; say stiennon")
         for name in ("head", "norm_before_head") if self.head_init == "verdict" else ():
             value = getattr(self, name)
             check(value is None, name, value, "with it the verdict would not be the SFT model's; set it to null")

@@ -36,8 +36,8 @@ def adapted(model: PreTrainedModel, settings: Lora | None, seed: int) -> Iterato
             target_modules=linear,
         )
         adapters = LoraModel(model, config, "default")
-    for head in heads(model):
-        head.requires_grad_(True)
+    for p in {p for head in heads(model) for p in head.parameters()} & set(trained):
+        p.requires_grad_(True)
     yield
     adapters.merge_and_unload()
     for p in trained:

@@ -1,7 +1,8 @@
 """Causal language models and reward models as transformers' own classes in ordinary folders; nothing is patched.
 
 One control is no such class: a head with a hidden layer (`Mlp`). Its folder is of the same files, with weights that
-transformers alone refuses to load, since their shapes are not those of a linear head.
+transformers alone refuses to load, since their shapes are not those of a linear head. Nor is a language model whose
+reward is implicit (pipeline/implicit.py).
 """
 
 import math
@@ -22,9 +23,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from pipeline import attention, chat, dist
+from pipeline import attention, chat, dist, implicit
 from pipeline.attention import hidden
 from pipeline.errors import check
+from pipeline.implicit import Implicit
 from pipeline.packing import Layout, Mode
 
 logging.disable_progress_bar()
@@ -76,6 +78,8 @@ class Mlp(nn.Linear):
 
 def classifier(config: PreTrainedConfig) -> Any:
     """The class of a reward model, which `from_pretrained` makes."""
+    if implicit.has_beta(config):
+        return implicit.kind(config)
     if getattr(config, "score_head", None) is None:
         return AutoModelForSequenceClassification
     own: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
@@ -136,6 +140,8 @@ def fix_gain(model: PreTrainedModel) -> None:
 def rewards(model: PreTrainedModel, at: Layout) -> tuple[Tensor, Tensor]:
     """(n,) rewards and the (n, d) representations they are read from, of each response's last token: the input of the
     last linear layer."""
+    if isinstance(model, Implicit):
+        return implicit.rewards(model, at)
     with dist.autocast():
         h = hidden(model, at)[at.last]
     score = head(model)

@@ -20,12 +20,17 @@ ROWS = 256  # of 8,192 words in fp32: 8 MiB
 
 def logprobs(model: PreTrainedModel, at: Layout, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """(m,) log-probability of each response token, and (m,) entropy of what could stand there, without gradient."""
-    head: Any = model.get_output_embeddings()
-    assert head.bias is None, "the causal models of transformers have none"
     with dist.autocast():
         h = hidden(model, at)[at.before]
+    return of_hidden(model, h, at.target, temperature)
+
+
+def of_hidden(model: PreTrainedModel, h: Tensor, target: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The same, from the (m, d) representations that predict them."""
+    head: Any = model.get_output_embeddings()
+    assert head.bias is None, "the causal models of transformers have none"
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return Head.apply(h, head.weight.to(h.dtype), at.target, temperature, cap)  # type: ignore[return-value]  # of two
+    return Head.apply(h, head.weight.to(h.dtype), target, temperature, cap)  # type: ignore[return-value]  # of two
 
 
 class Head(torch.autograd.Function):

@@ -1,5 +1,6 @@
 """A fixed set of rows that a reward model scores again and again while it is trained, so that over-optimisation shows
-as a curve; and, at the start and at the end, exact gradients of some of its pairs, which ‖h_w − h_l‖ stands for.
+as a curve; and, at the start and at the end, exact gradients of some of its pairs, which ‖h_w − h_l‖ stands for where
+a head gives the reward.
 
 Rows are those of the generalization sets: a prompt, its responses, their gold scores. They are scored as everything is
 (`scoring`). `step` is the number of updates made before. Records are training state, so that a resumed run ends in the
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline import chat, models, packing, rows, scoring
+from pipeline import models, packing, rows, scoring
 from pipeline.conversations import Asked
 from pipeline.dynamics import effective_rank
 from pipeline.metrics import dynamics as metrics
@@ -31,13 +32,16 @@ class Probe(nn.Module):
     ranks: Tensor  # (times, sets) effective rank
     gradients: Tensor  # (times, pairs, 3) Δ, and the norm of its gradient in the head and in the backbone
 
-    def __init__(self, data: Sequence[Row], tokenizer: PreTrainedTokenizerBase, steps: int, every: int):
+    def __init__(
+        self, data: Sequence[Row], tokenizer: PreTrainedTokenizerBase, steps: int, every: int, headed: bool = True
+    ):
         super().__init__()
         self.data, self.tokenizer = data, tokenizer
         self.times = sorted({*range(0, steps, every), steps})
         self.places = [(row, i) for row in range(len(data)) for i in range(len(data[row]["responses"]))]
         self.sets = list(dict.fromkeys(row["set"] for row in data))
-        self.pairs = [pair for name in self.sets for pair in best_and_worst(data, name)[:GRADIENT_ROWS]]
+        some = [pair for name in self.sets for pair in best_and_worst(data, name)[:GRADIENT_ROWS]]
+        self.pairs = some if headed else []
         shapes = {"scored": (len(self.places), 2), "ranks": (len(self.sets),), "gradients": (len(self.pairs), 3)}
         for name, shape in shapes.items():
             self.register_buffer(name, torch.full((len(self.times), *shape), torch.nan))
@@ -58,7 +62,7 @@ class Probe(nn.Module):
         of = [self.data[row]["set"] for row, _ in self.places]
         for column, name in enumerate(self.sets):
             self.ranks[at, column] = effective_rank(hidden[[i for i, other in enumerate(of) if other == name]])
-        if at in self.ends:
+        if at in self.ends and self.pairs:
             self.gradients[at] = difference_gradients(model, self.groups(model))
         model.train(training)
 
@@ -81,8 +85,7 @@ class Probe(nn.Module):
             asked = Asked(rows.asked_of(self.data[row]), [self.data[row]["responses"][i] for i in pair])
             found = scoring.conversations(self.tokenizer, [asked], [0], limit)
             talks = sorted((talk for of_prompt in found for talk in of_prompt), key=lambda talk: talk.of)
-            shared = min(chat.common_prefix([t.ids for t in talks]), min(len(t.ids) for t in talks) - 1)
-            yield scoring.group(talks, shared)
+            yield scoring.group(talks, scoring.shared_by(talks))
 
     # --- what is written ---
 
@@ -125,14 +128,15 @@ class Probe(nn.Module):
 
     def write(self, out: Path) -> dict[str, float]:
         """probe.parquet: a row for each response and time; probe_steps.parquet: for each set and time;
-        gradients.parquet: for each pair, start and end. Returns what they say."""
+        gradients.parquet: for each pair, start and end, if there are any. Returns what they say."""
         every = range(len(self.times))
         rows.write(out, [row for at in every for row in self.responses(at)], "probe")
         rows.write(out, [row for at in every for row in self.by_set(at)], "probe_steps")
-        rows.write(out, [row for at in self.ends for row in self.by_pair(at)], "gradients")
+        if self.pairs:
+            rows.write(out, [row for at in self.ends for row in self.by_pair(at)], "gradients")
         said = metrics.of_probe(columns(self.responses(-1)))
         said |= {f"{row['set']}/effective_rank": row["effective_rank"] for row in self.by_set(-1)}
-        for at, name in self.ends.items():
+        for at, name in self.ends.items() if self.pairs else ():
             said |= {f"{name}/{key}": v for key, v in metrics.of_gradients(columns(self.by_pair(at))).items()}
         return {f"probe/{name}": value for name, value in said.items()}
 

@@ -1,9 +1,10 @@
 """Rewards of responses: the one function that every user of a reward model calls.
 
-The reward is read at the last token of the conversation as the reward model's own template writes it, in fp32. It
-depends on that conversation alone: not on batch size, order, padding, or on which responses share their prompt in one
-group, beyond float tolerance. Equal conversations are scored once, so they tie exactly. What is too long loses the end
-of its response and is counted. Results come as they are made, or all of them in input order.
+The reward is read at the last token of the conversation as the reward model's own template writes it, in fp32; an
+implicit one at all tokens of the response. It depends on that conversation alone: not on batch size, order, padding, or
+on which responses share their prompt in one group, beyond float tolerance. Equal conversations are scored once, so they
+tie exactly. What is too long loses the end of its response and is counted. Results come as they are made, or all of
+them in input order.
 """
 
 import json
@@ -20,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline import attention, chat, models, packing, rows
 from pipeline.conversations import Asked, Prompt, messages
+from pipeline.implicit import Implicit
 from pipeline.packing import Group, Mode
 from pipeline.rows import Row
 from pipeline.store import sync
@@ -59,6 +61,7 @@ class Conversation:
 
     ids: list[int]
     truncated: bool
+    start: int | None = None  # where the response begins, if the reward is of all its tokens
     of: list[Place] = field(default_factory=list)
 
 
@@ -94,11 +97,11 @@ def stream(
     """What each forward pass of at most `tokens` tokens gave. A row of few responses comes as a whole, since their
     distances are asked for. What is `done` is left out; the rest is batched as if it were not, so that what comes
     after a kill is what would have come."""
-    limit = max_length(model, tokenizer)
+    limit, whole = max_length(model, tokenizer), isinstance(model, Implicit)
     for start in range(0, len(asked), WINDOW):
         at = range(start, min(start + WINDOW, len(asked)))
         if any((row, i) not in done for row in at for i in range(len(asked[row].responses))):
-            yield from window(model, conversations(tokenizer, asked, at, limit), tokens, done)
+            yield from window(model, conversations(tokenizer, asked, at, limit, whole), tokens, done)
 
 
 def max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -112,23 +115,26 @@ def name(prompt: Prompt) -> str:
 
 
 def conversations(
-    tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked], at: Sequence[int], limit: int
+    tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked], at: Sequence[int], limit: int, whole: bool = False
 ) -> list[list[Conversation]]:
-    """Different conversations by prompt, each with all places that ask for it."""
+    """Different conversations by prompt, each with all places that ask for it. `whole`: rewards are of all tokens of a
+    response, so each conversation says where it begins, the same place for all that stand together."""
     places = [(row, i) for row in at for i in range(len(asked[row].responses))]
-    whole = chat.ids(tokenizer, [talk(asked[row].prompt, asked[row].responses[i]) for row, i in places])
-    long = [n for n, ids in enumerate(whole) if len(ids) > limit]
+    ids_of = chat.ids(tokenizer, [talk(asked[row].prompt, asked[row].responses[i]) for row, i in places])
+    long = {n for n, ids in enumerate(ids_of) if len(ids) > limit}
+    cued = range(len(places)) if whole else sorted(long)
     cues = dict(
-        zip(long, chat.ids(tokenizer, [messages(asked[places[n][0]].prompt) for n in long], cue=True), strict=True)
+        zip(cued, chat.ids(tokenizer, [messages(asked[places[n][0]].prompt) for n in cued], cue=True), strict=True)
     )
     kept = ending(tokenizer) if long else 0
-    found: dict[tuple[str, int], dict[tuple[int, ...], Conversation]] = {}
-    for n, (place, ids) in enumerate(zip(places, whole, strict=True)):
-        dropped = 0
-        if n in cues:
-            ids, dropped = cut(ids, chat.common_prefix([cues[n], ids]), kept, limit)
-        of_prompt = found.setdefault((name(asked[place[0]].prompt), dropped), {})
-        of_prompt.setdefault(tuple(ids), Conversation(ids, n in cues)).of.append(place)
+    found: dict[tuple[str, int, int | None], dict[tuple[int, ...], Conversation]] = {}
+    for n, (place, ids) in enumerate(zip(places, ids_of, strict=True)):
+        start, dropped = chat.common_prefix([cues[n], ids]) if n in cues else 0, 0
+        if n in long:
+            ids, dropped = cut(ids, start, kept, limit)
+        begins = start - dropped if whole else None
+        of_prompt = found.setdefault((name(asked[place[0]].prompt), dropped, begins), {})
+        of_prompt.setdefault(tuple(ids), Conversation(ids, n in long, begins)).of.append(place)
     return [list(of_prompt.values()) for of_prompt in found.values()]
 
 
@@ -179,7 +185,7 @@ def window(
 
 def grouped(talks: Sequence[Conversation], tokens: int, mode: Mode) -> Iterator[tuple[Group, list[Conversation]]]:
     """Responses of one prompt as groups that a forward pass of `tokens` tokens can take, or of one response."""
-    shared = min(chat.common_prefix([t.ids for t in talks]), min(len(t.ids) for t in talks) - 1)  # each keeps one
+    shared = shared_by(talks)
     once = shared if mode == "shared" else 0
     longest = max(len(t.ids) for t in talks)
     piece: list[Conversation] = []
@@ -192,6 +198,12 @@ def grouped(talks: Sequence[Conversation], tokens: int, mode: Mode) -> Iterator[
         piece.append(t)
         size += more
     yield group(piece, shared), piece
+
+
+def shared_by(talks: Sequence[Conversation]) -> int:
+    """Tokens that these have in common from the start on: each keeps its response, or a token at least."""
+    begins = [len(t.ids) - 1 if t.start is None else t.start for t in talks]
+    return min(chat.common_prefix([t.ids for t in talks]), *begins)
 
 
 def group(talks: Sequence[Conversation], shared: int) -> Group:

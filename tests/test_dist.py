@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.multiprocessing import start_processes
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedModel
 
-from pipeline import attention, config, dist, losses, models, packing, proxy, stopping
+from pipeline import attention, config, dist, implicit, losses, models, packing, proxy, stopping
 from pipeline.checkpoint import Checkpoints
 from pipeline.dist import Learner
 from pipeline.errors import ConfigError
@@ -46,7 +46,7 @@ OPTIM = Optim(lr=1e-2, schedule="cosine", warmup=0.0, betas=(0.9, 0.95), weight_
 # --- the smallest reward model, and its training ---
 
 
-def reward_model() -> PreTrainedModel:
+def reward_model(made: Callable[[LlamaConfig], Any] = LlamaForSequenceClassification) -> PreTrainedModel:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=50,
@@ -59,11 +59,23 @@ def reward_model() -> PreTrainedModel:
         pad_token_id=0,
         tie_word_embeddings=False,
     )
-    model = LlamaForSequenceClassification(config)
+    model = made(config)
     for parameter in model.parameters():
         if parameter.dim() == 2:
             nn.init.normal_(parameter, std=0.3)
     attention.use(model, "shared")
+    return model
+
+
+def implicit_rewards() -> PreTrainedModel:
+    """A language model and its frozen reference."""
+
+    def made(config: LlamaConfig) -> PreTrainedModel:
+        config.implicit_beta = 0.5
+        return implicit.kind(config)(config)
+
+    model = reward_model(made)
+    model.reference.requires_grad_(False)  # type: ignore[operator,union-attr]  # a model
     return model
 
 
@@ -159,6 +171,18 @@ def all_gradients(folder: Path, parallel: dist.Parallel, recompute: dist.Recompu
                 found[name] = gradients(learner, name, held)
     except dist.Released:
         assert dist.rank() == 1
+    return found
+
+
+def frozen(folder: Path, parallel: dist.Parallel) -> dict[str, Any]:
+    """Beside what is trained there is as much that is not."""
+    learner = Learner(implicit_rewards(), models.rewards, parallel)
+    found: dict[str, Any] = {}
+    try:
+        with dist.spread(learner) as held:
+            found = gradients(learner, "norm_bt", held)
+    except dist.Released:
+        pass
     return found
 
 
@@ -262,6 +286,7 @@ for kind in KINDS:
         f"{kind} batches": (all_gradients, {"parallel": kind, "recompute": "batches"}),
         f"{kind} sums": (sums, {"parallel": kind}),
         f"{kind} half": (half, {"parallel": kind}),
+        f"{kind} frozen": (frozen, {"parallel": kind}),
         f"{kind} unbroken": (trained, {"name": f"{kind}-unbroken", "parallel": kind}),
         f"{kind} begun": (trained, {"name": f"{kind}-parts", "parallel": kind, "stop_after_steps": 2}),
         f"{kind} rest": (trained, {"name": f"{kind}-parts", "parallel": kind}),
@@ -367,6 +392,14 @@ def test_backward_passes_of_micro_batches_add_up(found: Found, own_gradients: di
     got, expected = found.ranks[0][f"{kind} sums"], own_gradients["sums"]
     assert different(got["grads"], expected["grads"]) == []
     assert same(got["value"], expected["value"]) and identical(got["value"], found.ranks[1][f"{kind} sums"]["value"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_have_the_gradients_of_one_beside_a_frozen_reference(found: Found, kind: str) -> None:
+    learner = Learner(implicit_rewards(), models.rewards)
+    got, expected = found.ranks[0][f"{kind} frozen"], gradients(learner, "norm_bt", learner.model)
+    assert got["grads"] and not any(name.startswith("reference.") for name in got["grads"])
+    assert different(got["grads"], expected["grads"]) == [] and different(got["seen"], expected["seen"]) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -20,7 +20,7 @@ HEAVY = {"torch", "transformers", "datasets"}
 # What computes with models. Everything else of pipeline/ must not need torch to be imported.
 TORCH = {
     *("advantages", "base", "chat", "checkpoint", "dist", "fit", "losses", "models", "packing", "sample", "scoring"),
-    *("armorm", "attention", "cells", "contract", "dynamics", "gold_model", "lora", "probe", "shards"),
+    *("armorm", "attention", "cells", "contract", "dynamics", "gold_model", "implicit", "lora", "probe", "shards"),
     *(f"doctor.{name}" for name in ("head", "patient", "reading", "writing")),
     *("objective", "placed", "policy", "proxy", "rollout", "watch"),
     *(f"stages.{name}" for name in ("rank", "rloo", "rm", "sft")),

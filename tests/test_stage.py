@@ -32,6 +32,7 @@ OTHER: dict[str, Any] = {
     "rm.overlong": "cut",
     "rm.head": "mlp",
     "rm.norm_before_head": True,
+    "rm.implicit": {"beta": 0.1},
     "sft.learns": "all",
     "model.template": "zephyr",
     "rm.head_offset": 12.0,

@@ -1,18 +1,24 @@
 """The head that gives the reward: is there one, is it trained, and are its numbers far enough apart?"""
 
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline import models
 from pipeline.doctor.patient import Patient, Seen, easy
+from pipeline.implicit import Implicit
 
+NO_HEAD = "save the model with its head; a causal LM's folder is none"
 LEAST_EASY = 0.75  # share of easy pairs that a trained model ranks right
 MOST_TIES = 0.05
 
 
 def output(p: Patient) -> Seen:
+    if isinstance(p.model, Implicit):
+        said = f"what a language model says beside a frozen one, times {p.model.config.implicit_beta:g}"
+        return "good", f"implicit: {said}", ""
     head = getattr(p.model, "score", None)
     labels = p.model.config.num_labels
     if labels != 1:
@@ -24,10 +30,12 @@ def output(p: Patient) -> Seen:
 
 
 def trained(p: Patient) -> Seen:
-    weight = models.head(p.model).weight.detach().float()
-    fresh = sorted(name for name in p.absent if name.startswith("score"))
+    implicit = isinstance(p.model, Implicit)
+    last: Any = p.model.get_output_embeddings() if implicit else models.head(p.model)
+    weight = last.weight.detach().float()
+    fresh = sorted(name for name in p.absent if name.startswith("reference" if implicit else "score"))
     if fresh:
-        remedy = "save the model with its head; a causal LM's folder is none"
+        remedy = "save the model with its reference" if implicit else NO_HEAD
         return "FAIL", f"{', '.join(fresh)} is not in the folder: random at every load", remedy
     if not torch.isfinite(weight).all() or not weight.any():
         return "FAIL", "the head is all zero or not finite", "train it"
@@ -36,7 +44,7 @@ def trained(p: Patient) -> Seen:
     said = f"prefers the right answer in {right} of {len(pairs)} easy pairs"
     if right < LEAST_EASY * len(pairs):
         return "FAIL", said, "train it; a model of another language or field may be good: judge it on pairs of its own"
-    return "good", f"{said}; norm {float(weight.norm()):.3g}", ""
+    return "good", said if implicit else f"{said}; norm {float(weight.norm()):.3g}", ""
 
 
 def bf16_ties(p: Patient) -> Seen:

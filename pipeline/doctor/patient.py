@@ -13,7 +13,7 @@ from pipeline import chat, contract, dist, models, packing, rows, scoring, world
 from pipeline.conversations import Asked
 from pipeline.errors import ConfigError
 from pipeline.finding import State
-from pipeline.packing import Group
+from pipeline.implicit import Implicit
 
 EASY_SECTIONS = ("Chat", "Safety")  # of the micro world: far errors, harm and needless refusals
 EASY = 32  # pairs of each
@@ -48,22 +48,21 @@ class Patient:
         return [*((a.prompt, a.responses[0]) for a in easy()[: COMPARED - 4]), *contract.texts()[-4:]]  # type: ignore[misc]  # texts
 
     @cached_property
-    def ids(self) -> list[list[int]]:
-        limit = scoring.max_length(self.model, self.tokenizer)
+    def talks(self) -> list[scoring.Conversation]:
+        """The compared ones as token ids."""
+        limit, whole = scoring.max_length(self.model, self.tokenizer), isinstance(self.model, Implicit)
         asked = [Asked(prompt, [response]) for prompt, response in self.compared]
-        found = scoring.conversations(self.tokenizer, asked, range(len(asked)), limit)
-        of = {t.of[0][0]: t.ids for talks in found for t in talks}
+        found = scoring.conversations(self.tokenizer, asked, range(len(asked)), limit, whole)
+        of = {t.of[0][0]: t for talks in found for t in talks}
         return [of[i] for i in range(len(asked))]
 
     @cached_property
     def alone(self) -> np.ndarray:
-        """Rewards of `ids` by this pipeline, each in a forward pass of its own."""
+        """Rewards of `talks` by this pipeline, each in a forward pass of its own."""
+        groups = [scoring.group([talk], scoring.shared_by([talk])) for talk in self.talks]
         with torch.no_grad():
             each = [
-                models.rewards(self.model, packing.layout([Group(i[:-1], [i[-1:]])], "padded", str(self.model.device)))[
-                    0
-                ]
-                for i in self.ids
+                models.rewards(self.model, packing.layout([g], "padded", str(self.model.device)))[0] for g in groups
             ]
         return torch.cat(each).float().cpu().numpy()
 

@@ -14,20 +14,22 @@ from pipeline import attention, contract, scoring
 from pipeline.conversations import Asked
 from pipeline.doctor.patient import Patient, Seen, shown
 from pipeline.errors import ConfigError
+from pipeline.implicit import Implicit
 from pipeline.packing import MODES, Mode
+from pipeline.scoring import Conversation
 
 MOST_TRUNCATED = 0.01
 
 
 def read_position(p: Patient) -> Seen:
-    own = np.array([float(unpadded(p.model, ids)) for ids in p.ids])
+    own = np.array([float(unpadded(p.model, talk)) for talk in p.talks])
     off = difference(own, p.alone)
     if off > 1:
         remedy = "score with the model's own code: it does not read the last token, or not by its head alone"
         return "FAIL", f"transformers' own forward moves a reward by {off:.2g} times what is tolerated", remedy
     if not p.closing:
         return "FAIL", "the template does not end the answer", "let it write the end-of-turn token after each answer"
-    last = shown(p, p.closing[-1])
+    last = shown(p, p.closing[-1]) + (", with all tokens of the response" if isinstance(p.model, Implicit) else "")
     special = {i for i, t in p.tokenizer.added_tokens_decoder.items() if t.special}
     if p.closing[-1] not in special:
         remedy = "leave it if the model was trained so; else cut what the template writes after the end of turn"
@@ -46,10 +48,24 @@ def without_pad(model: PreTrainedModel) -> Iterator[None]:
         config.pad_token_id = kept
 
 
-@torch.no_grad()
-def unpadded(model: PreTrainedModel, ids: list[int]) -> Tensor:
+def unpadded(model: PreTrainedModel, talk: Conversation) -> Tensor:
     with without_pad(model):
-        return model(input_ids=torch.tensor([ids], device=model.device)).logits[0, 0].float()
+        return by_own_forward(model, {"input_ids": [talk.ids]}, [talk])[0]
+
+
+@torch.no_grad()
+def by_own_forward(model: PreTrainedModel, given: dict[str, list[list[int]]], talks: Sequence[Conversation]) -> Tensor:
+    """(n,) rewards of a batch as transformers reads it; an implicit one from its logits of each token."""
+    batch = {name: torch.tensor(rows, device=model.device) for name, rows in given.items()}
+    if not isinstance(model, Implicit):
+        return model(**batch).logits[:, 0].float().cpu()
+    own, reference = (m(**batch).logits.float().log_softmax(-1) for m in (model, model.reference))
+    made = []
+    for row, ids, talk in zip(own - reference, given["input_ids"], talks, strict=True):
+        first = 0 if ids[: len(talk.ids)] == talk.ids else len(ids) - len(talk.ids)  # padding is on either side
+        said = range(first + (talk.start or 0), first + len(talk.ids))
+        made.append(row[[i - 1 for i in said], ids[said.start : said.stop]].sum())
+    return model.config.implicit_beta * torch.stack(made).cpu()
 
 
 def batch(p: Patient) -> Seen:
@@ -60,9 +76,9 @@ def batch(p: Patient) -> Seen:
             if good:
                 ways[f"packing={packing_mode}"] = np.concatenate(p.score(asked))
     if p.model.config.get_text_config().pad_token_id is not None:
-        one = np.array([float(padded(p.model, [ids], "right")[0]) for ids in p.ids])
+        one = np.array([float(padded(p.model, [talk], "right")[0]) for talk in p.talks])
         for side in ("right", "left"):
-            ways[f"padding on the {side}"] = p.alone + padded(p.model, p.ids, side).numpy() - one
+            ways[f"padding on the {side}"] = p.alone + padded(p.model, p.talks, side).numpy() - one
     worst, off = max(((way, difference(r, p.alone)) for way, r in ways.items()), key=lambda pair: pair[1])
     said = f"{worst} moves a reward by {off:.2g} times what is tolerated (tried: {', '.join(ways)})"
     if off > 1:
@@ -84,22 +100,16 @@ def reading(model: PreTrainedModel, wanted: Mode) -> Iterator[bool]:
         model.set_attn_implementation(own)
 
 
-@torch.no_grad()
-def padded(model: PreTrainedModel, ids: Sequence[list[int]], side: str) -> Tensor:
+def padded(model: PreTrainedModel, talks: Sequence[Conversation], side: str) -> Tensor:
     """(n,) rewards by transformers' own forward, read where it reads."""
+    ids = [talk.ids for talk in talks]
     width = max(map(len, ids))
     pad = model.config.get_text_config().pad_token_id
     fill = [[pad] * (width - len(i)) for i in ids]
     made = [i + f if side == "right" else f + i for i, f in zip(ids, fill, strict=True)]
     masks = [[1] * len(i) for i in ids]
     there = [m + [0] * len(f) if side == "right" else [0] * len(f) + m for m, f in zip(masks, fill, strict=True)]
-    given = {"input_ids": made, "attention_mask": there}
-    return (
-        model(**{name: torch.tensor(rows, device=model.device) for name, rows in given.items()})
-        .logits[:, 0]
-        .float()
-        .cpu()
-    )
+    return by_own_forward(model, {"input_ids": made, "attention_mask": there}, talks)
 
 
 def difference(got: np.ndarray, expected: np.ndarray) -> float:

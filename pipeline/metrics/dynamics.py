@@ -170,6 +170,7 @@ def of_training(pairs: Columns, steps: Columns, category: ArrayLike | None = Non
     n = len(np.asarray(steps["step"]))
     if not n:
         return {}
+    headed = has_head(steps)
     length = max(1, n // LATE)
     p, s = _at(pairs, n - length, n), _at(steps, n - length, n)
     ranks = np.asarray(steps["effective_rank"], float)
@@ -184,12 +185,18 @@ def of_training(pairs: Columns, steps: Columns, category: ArrayLike | None = Non
         "effective_rank": ranks[~np.isnan(ranks)][-1],  # the last one measured
         "weight_mean": p["weight"].mean(),
         "weight_max": np.max(np.asarray(pairs["weight"])),  # of all steps
-        **of_head_gradients(p),
-        **({} if category is None else by_category(p, np.asarray(category)[-len(p["step"]) :])),
+        **(of_head_gradients(p) if headed else {}),
+        **({} if category is None else by_category(p, np.asarray(category)[-len(p["step"]) :], headed)),
         **{f"norm_{name}": norms[name] for name in SHAPE},
-        **{f"growth_{name}": value for name, value in grown.items()},
+        **{f"growth_{name}": value for name, value in grown.items() if headed or name == "delta"},
     }
     return {name: float(value) for name, value in made.items()}
+
+
+def has_head(steps: Columns) -> bool:
+    """Did a score head give the rewards? Without one σ(−Δ) d is nobody's gradient, and there is no ‖W_p‖."""
+    norm = np.asarray(steps["head_norm"], float)
+    return not len(norm) or not bool(np.isnan(norm).all())
 
 
 def of_head_gradients(p: Columns) -> dict[str, float]:
@@ -204,10 +211,11 @@ def of_head_gradients(p: Columns) -> dict[str, float]:
     }
 
 
-def by_category(p: Columns, category: ArrayLike) -> dict[str, float]:
+def by_category(p: Columns, category: ArrayLike, headed: bool = True) -> dict[str, float]:
     """Mean distance and mean weighted gradient of each category, e.g. `distance/code`."""
-    delta = np.subtract(p["r_w"], p["r_l"])
-    values = {"distance": p["distance"], "gradient": head_gradient(delta, p["distance"], p["weight"])}
+    values: dict[str, ArrayLike] = {"distance": p["distance"]}
+    if headed:
+        values["gradient"] = head_gradient(np.subtract(p["r_w"], p["r_l"]), p["distance"], p["weight"])
     groups = {name: by_group(category, v) for name, v in values.items()}
     return {f"{name}/{of}": found["mean"] for name, each in groups.items() for of, found in each.items()}
 

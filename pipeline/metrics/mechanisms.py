@@ -38,17 +38,20 @@ def starts(steps: int, length: int) -> list[int]:
     return [round(i * (steps - length) / (PARTS - 1)) for i in range(PARTS)] if steps >= PARTS else [steps - length]
 
 
-def of_pairs(pairs: Columns, steps: int) -> dict[str, NDArray]:
-    """A row for each pair and step: part of training, distance, error, gradient without and with the loss's weight."""
+def of_pairs(pairs: Columns, steps: int, headed: bool = True) -> dict[str, NDArray]:
+    """A row for each pair and step: part of training, distance, error, gradient without and with the loss's weight, if
+    a head has one."""
     delta, distance = np.subtract(pairs["r_w"], pairs["r_l"]), np.asarray(pairs["distance"])
-    return {
+    made = {
         "step": np.asarray(pairs["step"]),
         "part": window(pairs["step"], steps),
         "distance": distance,
         "error": dynamics.error(delta),
-        "gradient": dynamics.head_gradient(delta, distance),
-        "weighted": dynamics.head_gradient(delta, distance, pairs["weight"]),
     }
+    if headed:
+        made["gradient"] = dynamics.head_gradient(delta, distance)
+        made["weighted"] = dynamics.head_gradient(delta, distance, pairs["weight"])
+    return made
 
 
 def by_error(pairs: Columns, bins: int = ERROR_BINS, groups: int = DISTANCE_GROUPS) -> list[Row]:
@@ -153,5 +156,5 @@ def of_set(rows: Columns) -> dict[str, float]:
 
 def by_category(category: ArrayLike, pairs: Mapping[str, ArrayLike]) -> dict[str, float]:
     """Median distance and median gradient of each category's pairs: `distance/Reasoning`."""
-    found = {name: dynamics.by_group(category, pairs[name]) for name in ("distance", "gradient")}
+    found = {name: dynamics.by_group(category, pairs[name]) for name in ("distance", "gradient") if name in pairs}
     return {f"{name}/{of}": shape["median"] for name, each in found.items() for of, shape in each.items()}

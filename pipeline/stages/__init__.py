@@ -314,6 +314,7 @@ def frozen(x: Experiment) -> Needs:
         overlong=None,
         head=None,
         norm_before_head=None,
+        implicit=None,
         probe_every=None,
         optim=x.sft.optim,  # it does not matter, but must be the same for all
     )
@@ -353,7 +354,7 @@ def learner(x: Experiment) -> str:
         return f"external-{x.external.sha256[:8]}"
     if not x.rm.epochs:
         return "verdict" if x.rm.head_init == "verdict" else "untrained"
-    return loss_name(x.loss) + "-head" * (x.rm.trains == "head")
+    return loss_name(x.loss) + "-head" * (x.rm.trains == "head") + "-implicit" * (x.rm.implicit is not None)
 
 
 def with_loss(x: Experiment) -> str:

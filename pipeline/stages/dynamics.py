@@ -11,7 +11,7 @@ numbers beside those of its own manifest.
 The manifest of `rm` has the rest: how gradients go with distance at equal error, gradient shares by distance, distances
 and gradients by family, the growth of Δ from its first to its last steps, and on its probe set the correlation of
 ‖h_w − h_l‖ with the norm of the true gradient difference, the backbone's share in that, and effective ranks. That of
-RM-Bench is `rank`'s.
+RM-Bench is `rank`'s. Where no score head gives the reward, ‖W_p‖ and head gradients are left out of all this.
 """
 
 import json
@@ -37,10 +37,11 @@ Answers = dict[str, list[Row]]  # row id -> a record for each response, in order
 def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     recorded, steps = read(inputs["rm"], "dynamics"), read(inputs["rm"], "steps")
     metrics: dict[str, float] = {}
-    pairs = mechanisms.of_pairs(recorded, len(steps["step"]))
+    headed = dynamics.has_head(steps)
+    pairs = mechanisms.of_pairs(recorded, len(steps["step"]), headed)
     write(out, "pairs", {**pairs, "id": recorded["id"]})
     if len(steps["step"]):
-        metrics |= of_training(recorded, steps, pairs, out)
+        metrics |= of_training(recorded, steps, pairs, out) if headed else distances(pairs)
         write_examples(out, pairs, recorded, rows.read(inputs["data"]))
     if (inputs["rm"] / "probe.parquet").exists():
         wider = mechanisms.spread_growth(read(inputs["rm"], "probe"))
@@ -54,10 +55,10 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     rows.write(out, norms, "norms")
     if "in_domain" in inputs:
         delta, distance = of_answers(scored["in_domain"])
-        gradients = mechanisms.misranked(delta, distance)
+        gradients = mechanisms.misranked(delta, distance) if headed else []
         metrics |= {f"misranked_gradient_q{i}": value for i, value in enumerate(gradients, start=1)}
     if "reward_bench" in inputs:
-        by_section = of_sections(rows.read(inputs["reward_bench"]), scored["reward_bench"], out)
+        by_section = of_sections(rows.read(inputs["reward_bench"]), scored["reward_bench"], out, headed)
         metrics |= {f"reward_bench/{name}": value for name, value in by_section.items()}
     return {name: float(value) for name, value in metrics.items() if not math.isnan(value)}  # where it is defined
 
@@ -69,14 +70,19 @@ def of_training(recorded: Columns, steps: Columns, pairs: Columns, out: Path) ->
     grown = mechanisms.growth(recorded, steps)
     rows.write(out, grown, "growth")
     plain = dynamics.shares_by_distance(late["gradient"], late["distance"], late["step"])
-    medians = dynamics.by_group(pairs["part"], pairs["distance"])
     return {
         **{f"head_norm/{name}": value for name, value in mechanisms.head_norm(steps["head_norm"]).items()},
         "far_over_near": mechanisms.far_over_near(cells, "gradient"),
         "weighted_far_over_near": mechanisms.far_over_near(cells, "weighted"),
         **{f"unweighted_gradient_share_q{i}": value for i, value in enumerate(plain, start=1)},
-        **{f"distance_median/part{row['part']}": medians[str(row["part"])]["median"] for row in grown},
+        **distances(pairs),
     }
+
+
+def distances(pairs: Columns) -> dict[str, float]:
+    """Their median by part of training."""
+    medians = dynamics.by_group(pairs["part"], pairs["distance"])
+    return {f"distance_median/part{part}": of["median"] for part, of in medians.items() if part != "0"}
 
 
 def write_examples(out: Path, pairs: Columns, recorded: Columns, data: Sequence[Row]) -> None:
@@ -90,7 +96,7 @@ def write_examples(out: Path, pairs: Columns, recorded: Columns, data: Sequence[
     for name, i in mechanisms.undecided(candidates).items():
         row = known[candidates["id"][i]]
         made[name] = {
-            **{key: float(candidates[key][i]) for key in ("step", "distance", "error", "gradient")},
+            **{key: float(candidates[key][i]) for key in ("step", "distance", "error", "gradient") if key in pairs},
             "batch_distance": float(mean[candidates["step"][i]]),  # what NormBT would measure the distance by
             **{key: row[key] for key in ("id", "chosen", "rejected")},
             "prompt": rows.prompt_of(row),
@@ -129,13 +135,13 @@ def of_answers(scored: Answers) -> tuple[np.ndarray, np.ndarray]:
     return delta, np.array([chosen["distances"][1] for chosen, _ in both])
 
 
-def of_sections(data: Sequence[Row], scored: Answers, out: Path) -> dict[str, float]:
+def of_sections(data: Sequence[Row], scored: Answers, out: Path, headed: bool) -> dict[str, float]:
     delta, distance = of_answers({row["id"]: scored[row["id"]] for row in data})
     columns = {
         "category": np.array([section(row) for row in data], object),
         "distance": distance,
         "error": dynamics.error(delta),
-        "gradient": dynamics.head_gradient(delta, distance),
+        **({"gradient": dynamics.head_gradient(delta, distance)} if headed else {}),
     }
     write(out, "categories", columns)
     return mechanisms.by_category(columns["category"], columns)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline import attention, chat, contract, dist, dynamics, lora, losses, models, order, rows, scoring
+from pipeline import attention, chat, contract, dist, dynamics, implicit, lora, losses, models, order, rows, scoring
 from pipeline.checkpoint import Checkpoints
 from pipeline.dist import Learner
 from pipeline.dynamics import Recorder
@@ -38,12 +38,14 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     learner = Learner(model, models.rewards, x.run.parallel, x.run.recompute)
     chat.end(tokenizer, x.rm.read == "after_eos", x.rm.bos != "never")
     limit = x.rm.max_length or scoring.max_length(model, tokenizer)
-    pairs, kept, counts = encode(tokenizer, rows.read(inputs["data"]), limit, x.rm.overlong)
+    headed = x.rm.implicit is None
+    pairs, kept, counts = encode(tokenizer, rows.read(inputs["data"]), limit, x.rm.overlong, whole=not headed)
     steps = x.rm.epochs * order.epoch_steps(len(pairs), x.rm.batch)
     batches = [order.step_rows(len(pairs), x.rm.batch, derive(seed, "rm"), step) for step in range(steps)]
     loss, margin = losses.make(**x.loss).to(dist.device()), margins(kept)
     recorder = Recorder(steps, x.rm.batch)
-    probe = Probe(rows.read(inputs["probe"]), tokenizer, steps, x.rm.probe_every) if "probe" in inputs else None
+    watched = rows.read(inputs["probe"]) if "probe" in inputs else None
+    probe = None if watched is None else Probe(watched, tokenizer, steps, x.rm.probe_every, headed)
 
     def update(step: int) -> dict[str, Tensor | float]:
         if probe is not None and step in probe.times:
@@ -54,7 +56,7 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
         weight = loss.weights(scores)  # the call moves what they depend on
         value = loss(scores)
         value.backward()
-        head = dist.gathered(models.head(learner.held).weight)
+        head = dist.gathered(models.head(learner.held).weight) if headed else None
         mu = None if loss.weight is None else loss.weight.mu
         return {**recorder.add(step, scores, weight, value, head, mu)}
 
@@ -63,7 +65,8 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
         with dist.spread(learner):
             if x.rm.head_offset is not None:
                 offset_head(learner, pairs[:OFFSET_PAIRS], x.rm.head_offset, x.run.micro_tokens)
-            gradient_error = head_gradient_error(learner, pairs[: x.rm.batch], x.run.micro_tokens)
+            few = pairs[: x.rm.batch]
+            gradient_error = head_gradient_error(learner, few, x.run.micro_tokens) if headed else math.nan
             fit(
                 learner,
                 update,
@@ -82,10 +85,10 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     contract.write(out)
     said = recorded(out, recorder, [kept[i] for at in batches for i in at])
     said |= {} if probe is None else probe.write(out)
+    said["head_norm"] = float(models.head(model).weight.detach().norm()) if headed else math.nan
+    said["head_gradient_error"] = gradient_error
     return {
         **{name: value for name, value in said.items() if not math.isnan(value)},  # where it is defined
-        "head_norm": float(models.head(model).weight.detach().norm()),
-        "head_gradient_error": gradient_error,
         "pairs": len(pairs),
         "tokens": sum(pairs[i].tokens for at in batches for i in at),
         **counts,
@@ -103,7 +106,10 @@ def recorded(out: Path, recorder: Recorder, trained: Sequence[Row]) -> dict[str,
 
 def started(settings: Rm, sft: Path, seed: int, packing: Mode) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The reward model before its first step."""
-    if settings.head_init == "verdict":
+    if settings.implicit is not None:
+        model, tokenizer = implicit.new(sft, settings.implicit.beta), chat.load(sft)
+        attention.use(model, packing)
+    elif settings.head_init == "verdict":
         model, tokenizer = models.new_rm(sft, "stiennon", seed, packing)
         set_head(model, verdict(sft, tokenizer))
     else:
@@ -140,11 +146,16 @@ def set_head(model: PreTrainedModel, weight: Tensor) -> None:
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, data: Sequence[Row], limit: int, overlong: Literal["cut"] | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    data: Sequence[Row],
+    limit: int,
+    overlong: Literal["cut"] | None = None,
+    whole: bool = False,
 ) -> tuple[list[Group], list[Row], dict[str, int]]:
     """Pairs as groups of (chosen, rejected), their rows, and how many there are of which kind. Identical pairs teach
     nothing and are dropped; so are overlong ones, unless they are cut: as they are for scoring, so that the reward is
-    read where it always is."""
+    read where it always is. `whole`: it is of all tokens of a response, so a group's prompt ends where these begin,
+    and pairs are dropped whose prompts a cut has made different."""
     prompts = [rows.asked_of(row) for row in data]
     chosen = chat.answered(tokenizer, prompts, [row["chosen"] for row in data])
     rejected = chat.answered(tokenizer, prompts, [row["rejected"] for row in data])
@@ -153,22 +164,29 @@ def encode(
     found = {"dropped": 0, "identical": 0, "overlong": 0, "truncated": 0}
     for row, cue, *pair in zip(data, cues, chosen, rejected, strict=True):
         long = max(map(len, pair)) > limit
+        starts = [chat.common_prefix([cue, ids]) for ids in pair]
         if long and overlong == "cut":
-            pair = [cut(ids, cue, ending, limit) for ids in pair]
+            pair, starts = zip(*(cut(*each, ending, limit) for each in zip(pair, starts, strict=True)), strict=True)
+        same = chat.common_prefix(pair)
         if pair[0] == pair[1]:
             found["identical"] += 1
-        elif long and overlong is None:
+        elif long and (overlong is None or (whole and same < min(starts))):
             found["overlong"] += 1
         else:
             found["truncated"] += long
-            shared = min(chat.common_prefix(pair), min(map(len, pair)) - 1)  # each keeps a token of its own
+            own = starts if whole else [len(ids) - 1 for ids in pair]  # each keeps its response, or a token at least
+            shared = min(same, *own)
             groups.append(Group(pair[0][:shared], [ids[shared:] for ids in pair]))
             kept.append(row)
     return groups, kept, found | {"dropped": len(data) - len(kept)}
 
 
-def cut(ids: list[int], cue: list[int], ending: int, limit: int) -> list[int]:
-    return ids if len(ids) <= limit else scoring.cut(ids, chat.common_prefix([cue, ids]), ending, limit)[0]
+def cut(ids: list[int], start: int, ending: int, limit: int) -> tuple[list[int], int]:
+    """With where the response begins in what is left."""
+    if len(ids) <= limit:
+        return ids, start
+    ids, dropped = scoring.cut(ids, start, ending, limit)
+    return ids, start - dropped
 
 
 def margins(kept: Sequence[Row]) -> Tensor | None:
