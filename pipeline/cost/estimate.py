@@ -1,8 +1,8 @@
 """What an artefact that is not there yet would cost: from the settings in its own node and those of its inputs, and
 from assumed lengths of texts. A stage that computes with no model costs no GPU.
 
-Left out: reading and writing data, a probe's scoring while a reward model is trained, and the first look at a policy's
-rewards.
+Left out: reading and writing data, a probe's scoring while a reward model is trained, the first look at a policy's
+rewards, and the reference of implicit rewards where a policy is trained on them.
 """
 
 import math
@@ -132,38 +132,48 @@ def sft(node: Node, p: Place, on: On) -> Cost:
 
 def rm(node: Node, p: Place, on: On) -> Cost:
     own, model = node.sections["rm"], model_of(node)
-    s, packing = shape(model), settings(node)["packing"]
+    s, packing, implicit = shape(model), settings(node)["packing"], is_implicit(node)
     n, each = texts(node.inputs["data"])
     text = Text(n * own["epochs"], each.prompt, each.response, 2).within(own.get("max_length"))
     head_alone = own["trains"] == "head" or not own["epochs"]
-    flops = work.forward(s, text, packing)
-    flops = flops if head_alone else work.trained(flops, p)
+    seen = work.forward(s, text, packing) + (work.logits(s, text.sequences * text.response) if implicit else 0)
+    flops = (seen if head_alone else work.trained(seen, p)) + seen * implicit  # the reference
     in_step = Text(own["batch"], text.prompt, text.response, 2).tokens(packing) / p.gpus
     one = min(p.micro_tokens, in_step)
     # A step's passes are alive together, since a loss sees the whole step; if each is run again, one at a time.
     alive = one if p.recompute == "batches" else in_step
-    held = memory.training(s, p, Load(alive, one, 0, alive < in_step, "reward"))
+    held = memory.training(s, p, Load(alive, one, 0, alive < in_step, "chunked" if implicit else "reward"))
     if head_alone:  # or nothing
-        held = memory.scoring(s, p)
+        held = memory.scoring(s, p, lm=implicit)
+    whole = s.lm if implicit else s.rm
+    held = replace(held, others=4.0 * s.lm / p.shards * implicit)
     time = work.seconds(flops, on, p.precision, on.assumed.training) / p.gpus
-    return Cost(named(model), text.tokens(packing), flops, time, held, 4.0 * s.rm, 0, checkpoints(s, p, s.rm))
+    stays = 4.0 * whole * (1 + implicit)
+    return Cost(named(model), text.tokens(packing), flops, time, held, stays, 0, checkpoints(s, p, whole))
+
+
+def is_implicit(node: Node) -> bool:
+    """Is there a frozen language model beside the reward model, which is one itself?"""
+    return node.sections["rm"].get("implicit") is not None
 
 
 def scored(node: Node, p: Place, on: On) -> Cost:
     """score, rank: each response read once."""
     if node.inputs["rm"].stage.name == "external":
         return unknown()
-    model, packing = model_of(node.inputs["rm"]), settings(node)["packing"]
+    model, packing, implicit = model_of(node.inputs["rm"]), settings(node)["packing"], is_implicit(node.inputs["rm"])
     s, tokens, flops, scores = shape(model), 0.0, 0.0, 0.0
     for name, need in node.inputs.items():
         if name != "rm":
             n, each = texts(need)
             text = Text(n, each.prompt, each.response, each.responses)
             tokens += text.tokens(packing)
-            flops += work.forward(s, text, packing)
+            said = work.logits(s, text.sequences * text.response) if implicit else 0
+            flops += (1 + implicit) * (work.forward(s, text, packing) + said)
             scores += on.assumed.score_bytes * text.sequences
     time = work.seconds(flops, on, p.precision, on.assumed.scoring)
-    return Cost(named(model), tokens, flops, time, memory.scoring(s, p), scores=scores)
+    held = replace(memory.scoring(s, p, lm=implicit), others=4.0 * s.lm * implicit)
+    return Cost(named(model), tokens, flops, time, held, scores=scores)
 
 
 def generate(node: Node, p: Place, on: On) -> Cost:
