@@ -43,6 +43,24 @@ Marks: [paper] its text, [code] its authors' code, [second-hand] who quotes it, 
 
 {sections}
 
+## Other rewards
+
+A loss sees rewards and representations, not where they come from.
+
+**Implicit rewards** (`rm=implicit`, [pipeline/implicit.py](../pipeline/implicit.py)):
+r(x, y) = β (log π(y|x) − log π_ref(y|x)), of the SFT model in training beside itself as it was, summed over the
+response's tokens with its end of turn, in fp32. With `loss=bt` this is DPO ([arXiv 2305.18290](https://arxiv.org/abs/2305.18290),
+eq. 7; checked against TRL's); every other loss applies unchanged. At the first step all rewards are 0. h is then the
+final representation of the response's last token. No head reads it: NormBT's weights lose their derivation, and ‖W_p‖
+and head gradients are left out of what is recorded, but norms and distances can be compared with those of a score
+head. The learning rate is that of the other reward models [ours]; β is 0.1 [ours], which DPO's authors use most. The
+folder holds both models; transformers alone finds the policy in it.
+
+```
+make rm ARGS='rm=implicit'                              DPO
+make rm ARGS='rm=implicit rm.implicit.beta=0.3 loss=bsr'
+```
+
 ## A new one
 
 A function of `PairScores` with its name in `TERMS` or `PENALTIES` ([pipeline/losses.py](../pipeline/losses.py)), its
