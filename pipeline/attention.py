@@ -9,6 +9,8 @@ On a CPU, and in fp32 anywhere, a stream's attention is one causal call for each
 (`packing.Rows`). In half precision on a GPU it is one variable-length call: not yet run on a GPU. Soft-capped scores
 (Gemma 2) are computed plainly.
 
+An encoder's tokens see all of their text: it reads padded rows alone, with a mask (`pooled`).
+
 Left out: models whose result depends on what else is in a stream or on its length. `unsupported` names those that a
 small example would not show; `use` finds the others by reading two small groups both ways.
 """
@@ -121,6 +123,23 @@ def hidden(model: PreTrainedModel, at: Layout) -> Tensor:
     return out.last_hidden_state.flatten(0, 1)
 
 
+ENCODERS = ("bert",)  # families seen to read padded rows right, with a pooler of the first token
+
+
+def is_encoder(config: PreTrainedConfig) -> bool:
+    return config.model_type in ENCODERS
+
+
+def pooled(model: PreTrainedModel, at: Layout) -> Tensor:
+    """(n, d) what an encoder's pooler makes of each response's first token, which is the prompt's."""
+    assert at.tree is None, "a stream's texts would see each other"
+    rows, width = at.ids.shape
+    place = torch.arange(width, device=at.ids.device)
+    length = at.last + 1 - width * torch.arange(rows, device=at.ids.device)
+    body: Any = model.base_model
+    return body(input_ids=at.ids, attention_mask=(place < length[:, None]).long()).pooler_output
+
+
 def mode(model: PreTrainedModel) -> Mode:
     """In which mode this model's layouts are to be made."""
     for found, name in NAMES.items():
@@ -135,11 +154,17 @@ WINDOWS_TESTED = ("gemma2", "gemma3_text", "mistral", "qwen2")  # families seen 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}  # relative; some norms are in fp32 whatever the model is
 HALF_TOLERANCE = 5e-2
+BOTH_WAYS = "each token of an encoder sees all that stands beside it"
 
 
 def use(model: PreTrainedModel, wanted: Mode) -> None:
     """Makes the model read layouts of the wanted mode, or of the next that it gets right: then one warning says why."""
     assert mode(model) == "padded", "a mode is chosen once"
+    name = type(model).__name__
+    if is_encoder(model.config):
+        if wanted != "padded":
+            warnings.warn(f"{name} is run with run.packing=padded, not {wanted}: {BOTH_WAYS}", stacklevel=2)
+        return
     own, expected = model.config._attn_implementation or "eager", alone(model)
     wrong: dict[Mode, str] = {}
     for tried in MODES[MODES.index(wanted) :]:
@@ -148,7 +173,7 @@ def use(model: PreTrainedModel, wanted: Mode) -> None:
             break
         wrong[tried] = reason
         model.set_attn_implementation(own)
-    name, why = type(model).__name__, "; ".join(dict.fromkeys(wrong.values()))
+    why = "; ".join(dict.fromkeys(wrong.values()))
     if "padded" in wrong:
         raise ValueError(f"{name} cannot be used as a causal model, not even with run.packing=padded: {why}")
     if wrong:

@@ -1,6 +1,6 @@
 """The model that SFT starts from: one from the hub, with the template and the special tokens that its YAML names; or a
 tiny one built from numbers, with an initialisation that trains fast at that size and a tokenizer trained on the world's
-text.
+text. A tiny encoder's body is made in the same way, and SFT leaves it as it is.
 """
 
 from typing import Any
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -26,7 +28,9 @@ from pipeline.world import tokenizer as world_tokenizer
 FAMILIES: dict[str, tuple[type, type]] = {
     "llama": (LlamaConfig, LlamaForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "bert": (BertConfig, BertModel),
 }
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # which BERT has
 
 
 def make(model: Model, seed: int, root: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -118,6 +122,7 @@ def tiny(model: Model, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrai
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
+        **(NO_DROPOUT if model.is_encoder else {}),
     )
     lm = model_class(config)
     generator = torch.Generator().manual_seed(seed)

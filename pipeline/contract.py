@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline import chat, dist, models, scoring
+from pipeline import attention, chat, dist, models, scoring
 from pipeline.errors import ConfigError, check
 from pipeline.packing import Mode
 from pipeline.store import write_atomically
@@ -104,6 +104,7 @@ def policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[s
     """What a reward depends on beside the weights."""
     (ids,) = chat.ids(tokenizer, [scoring.talk("?", "!")])
     kept, beta = scoring.ending(tokenizer), getattr(model.config, "implicit_beta", None)
+    place = "first" if attention.is_encoder(model.config) else "last"
     last: Any = model.get_output_embeddings() if beta else models.head(model)
     return {
         "template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
@@ -111,7 +112,7 @@ def policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[s
         "eos": token(tokenizer, "eos"),
         "pad": token(tokenizer, "pad"),
         "ending": tokenizer.convert_ids_to_tokens(ids[len(ids) - kept :]),
-        "read": "all tokens of the response" if beta else "last token of the conversation",
+        "read": "all tokens of the response" if beta else f"{place} token of the conversation",
         "max_length": scoring.max_length(model, tokenizer),
         "truncation": TRUNCATION,
         **({"head": "mlp"} if isinstance(last, models.Mlp) else {}),  # else linear

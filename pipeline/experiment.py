@@ -17,7 +17,7 @@ PAD_REMEDY = "must not be EOS: a reward is read at the last token that is not PA
 @dataclass(frozen=True)
 class Model:
     source: Literal["tiny", "hub"]  # tiny: built from the numbers below, with its own tokenizer; hub: id and revision
-    family: Literal["llama", "qwen2"] | None = None
+    family: Literal["llama", "qwen2", "bert"] | None = None  # bert: an encoder
     hidden: int | None = None
     layers: int | None = None
     heads: int | None = None
@@ -49,9 +49,17 @@ class Model:
             check(value is None or value > 0, name, value, "must be positive")
         if self.hidden is not None and self.heads is not None:
             check(self.hidden % self.heads == 0, "heads", self.heads, f"must divide hidden={self.hidden}")
+        for name in ("gain_spread", "gain_norm") if self.is_encoder else ():
+            value = getattr(self, name)
+            check(value is None, name, value, "is for language models after SFT; an encoder has none: remove it")
         known = self.source == "hub" or self.template != "llama3"
         check(known, "template", self.template, "a tiny model's tokenizer has no such headers: say zephyr, or null")
         check(self.pad is None or self.pad != self.eos, "pad", self.pad, PAD_REMEDY)
+
+    @property
+    def is_encoder(self) -> bool:
+        """Each token sees all others, so it writes nothing."""
+        return self.family == "bert"
 
 
 OF_KIND = {  # what a source must say, and what it may
@@ -683,6 +691,8 @@ class Experiment:
             "after_eos",
             "a tiny model's own template writes nothing there; model.template=zephyr does",
         )
+        if self.model.is_encoder:
+            self._check_encoder()
         d = self.data
         sources = (d.sft, d.preferences, d.prompts, d.alpaca_eval, *d.benchmarks.values())
         if self.source is None and any(s is not None and s.kind == "world" for s in sources):
@@ -695,6 +705,15 @@ class Experiment:
         positions = self.model.positions
         check(positions is None or longest <= positions, "model.positions", positions,
               f"is shorter than the longest sequence asked for ({longest}); raise it or lower the limits")  # fmt: skip
+
+    def _check_encoder(self) -> None:
+        remedy = "an encoder is no language model; set sft.steps=0 sft.epochs=null: it starts from random weights"
+        check(self.sft.steps == 0, "sft.steps", self.sft.steps, remedy)
+        for name in ("head", "norm_before_head", "implicit"):
+            value = getattr(self.rm, name)
+            check(value is None, f"rm.{name}", value, "is for decoders alone; set it to null")
+        learned = self.rm.head_init != "verdict"
+        check(learned, "rm.head_init", self.rm.head_init, "an encoder says nothing of its own; say stiennon")
 
 
 NEVER_HASHED = ("run", "log", "cluster")

@@ -44,7 +44,7 @@ def kind(config: PreTrainedConfig) -> Any:
 
 def new(sft: Path, beta: float) -> Implicit:
     """The SFT model, beside itself: all rewards are 0."""
-    config = AutoConfig.from_pretrained(sft)
+    config = AutoConfig.from_pretrained(sft, num_labels=1)
     config.implicit_beta = beta
     model: Implicit = kind(config).from_pretrained(sft, config=config, dtype=torch.float32)
     own = {name: value for name, value in model.state_dict().items() if not name.startswith("reference.")}

@@ -95,7 +95,7 @@ def classifier(config: PreTrainedConfig) -> Any:
 def new_rm(
     sft: Path, init: HeadInit, seed: int, packing: Mode = "padded", kind: Head = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The SFT model's body with a fresh head of one output, no bias."""
+    """The SFT model's body with a fresh head of one output, no bias: where the class has one, it stays 0."""
     torch.manual_seed(seed)  # the class initialises the head before we do
     config = AutoConfig.from_pretrained(sft, num_labels=1)
     if kind is not None:
@@ -109,6 +109,8 @@ def new_rm(
     }
     generator = torch.Generator().manual_seed(seed)
     nn.init.normal_(head(model).weight, std=stds[init], generator=generator)
+    if head(model).bias is not None:
+        nn.init.zeros_(head(model).bias.requires_grad_(False))
     if isinstance(last := head(model), Mlp):  # He: what it makes is about as large as what it reads
         nn.init.kaiming_normal_(last.inner.weight, nonlinearity="relu", generator=generator)
     attention.use(model, packing)
@@ -117,7 +119,12 @@ def new_rm(
 
 def head(model: PreTrainedModel) -> nn.Linear:
     """Its weight is that of the linear layer that gives the reward."""
-    return model.score  # type: ignore[return-value]  # every *ForSequenceClassification has it
+    return getattr(model, head_name(model.config))
+
+
+def head_name(config: PreTrainedConfig) -> str:
+    """What a *ForSequenceClassification calls it."""
+    return "classifier" if attention.is_encoder(config) else "score"
 
 
 @torch.no_grad()
@@ -138,12 +145,12 @@ def fix_gain(model: PreTrainedModel) -> None:
 
 
 def rewards(model: PreTrainedModel, at: Layout) -> tuple[Tensor, Tensor]:
-    """(n,) rewards and the (n, d) representations they are read from, of each response's last token: the input of the
-    last linear layer."""
+    """(n,) rewards and the (n, d) representations they are read from, of each response's last token or, of an encoder,
+    of its first: the input of the last linear layer."""
     if isinstance(model, Implicit):
         return implicit.rewards(model, at)
     with dist.autocast():
-        h = hidden(model, at)[at.last]
+        h = attention.pooled(model, at) if attention.is_encoder(model.config) else hidden(model, at)[at.last]
     score = head(model)
     if isinstance(score, Mlp):
         h = score.read(h.float())

@@ -61,6 +61,16 @@ make rm ARGS='rm=implicit'                              DPO
 make rm ARGS='rm=implicit rm.implicit.beta=0.3 loss=bsr'
 ```
 
+**An encoder** (`model=tiny-bert sft.steps=0`, [conf/model/tiny-bert.yaml](../conf/model/tiny-bert.yaml)): BERT's own
+sequence classifier, whose bias stays 0. Each token sees the whole text; h is what the pooler makes of the first one.
+Texts are padded rows with a mask: streams that share prompts are for decoders. An encoder is no language model, so
+there is no SFT: it starts from random weights, and its scores say nothing about pretrained encoders. What needs a
+policy's answers (RLOO, AlpacaEval, best of N) is refused before anything runs.
+
+```
+make rm ARGS='model=tiny-bert sft.steps=0 rm.epochs=4 loss=norm_bt'
+```
+
 ## A new one
 
 A function of `PairScores` with its name in `TERMS` or `PENALTIES` ([pipeline/losses.py](../pipeline/losses.py)), its

@@ -28,6 +28,7 @@ COMPANIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("data", "micro"): {"world": "knows"},
     ("data", "micro_local"): {"world": "knows"},
     **{("model", name): {"model.positions": 4096} for name in config.groups()["model"] if name.startswith("tiny")},
+    ("model", "tiny-bert"): {"model.positions": 4096, "sft.steps": 0, "sft.epochs": None},
 }
 
 

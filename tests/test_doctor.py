@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from pipeline import contract, doctor, finding, models
 from pipeline.config import PROJECT
@@ -71,9 +71,9 @@ def two_labels(folder: Path) -> None:
 
 def other_head(folder: Path) -> None:
     words = patients.tokenizer()
-    config = BertConfig(vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                        intermediate_size=32, num_labels=1)  # fmt: skip
-    patients.save(folder, BertForSequenceClassification(config), words)
+    config = RobertaConfig(vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                           intermediate_size=32, num_labels=1, pad_token_id=words.pad_token_id)  # fmt: skip
+    patients.save(folder, RobertaForSequenceClassification(config), words)
 
 
 def with_template(template: str | None) -> Callable[[Path], None]:
@@ -157,7 +157,7 @@ def other_weights(folder: Path) -> None:
 
 BROKEN: list[tuple[str, Callable[[Path], None], str]] = [
     ("output", two_labels, "2 labels"),
-    ("output", other_head, "BertForSequenceClassification has no linear head"),
+    ("output", other_head, "RobertaForSequenceClassification has no linear head"),
     ("template", with_template(None), "no chat template"),
     ("template", with_template(TEMPLATE.replace("message['content'] }}", "'' }}")), "does not write QUESTION"),
     ("date", with_template(LLAMA_3_DATE + TEMPLATE.replace("'<bos>' if loop.first", "'' if loop.first")), "today's"),

@@ -19,13 +19,14 @@ def output(p: Patient) -> Seen:
     if isinstance(p.model, Implicit):
         said = f"what a language model says beside a frozen one, times {p.model.config.implicit_beta:g}"
         return "good", f"implicit: {said}", ""
-    head = getattr(p.model, "score", None)
+    name = models.head_name(p.model.config)
+    head = getattr(p.model, name, None)
     labels = p.model.config.num_labels
     if labels != 1:
         return "FAIL", f"{labels} labels", "name a reward model: num_labels = 1 in config.json"
     if not isinstance(head, nn.Linear):
         kind = type(p.model).__name__
-        return "FAIL", f"{kind} has no linear head named score", "take a decoder's ...ForSequenceClassification"
+        return "FAIL", f"{kind} has no linear head named {name}", "take a decoder's ...ForSequenceClassification"
     return "good", f"one label, read by a linear head from {head.in_features} numbers", ""
 
 
@@ -33,7 +34,8 @@ def trained(p: Patient) -> Seen:
     implicit = isinstance(p.model, Implicit)
     last: Any = p.model.get_output_embeddings() if implicit else models.head(p.model)
     weight = last.weight.detach().float()
-    fresh = sorted(name for name in p.absent if name.startswith("reference" if implicit else "score"))
+    part = "reference" if implicit else models.head_name(p.model.config)
+    fresh = sorted(name for name in p.absent if name.startswith(part))
     if fresh:
         remedy = "save the model with its reference" if implicit else NO_HEAD
         return "FAIL", f"{', '.join(fresh)} is not in the folder: random at every load", remedy

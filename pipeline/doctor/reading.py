@@ -29,6 +29,8 @@ def read_position(p: Patient) -> Seen:
         return "FAIL", f"transformers' own forward moves a reward by {off:.2g} times what is tolerated", remedy
     if not p.closing:
         return "FAIL", "the template does not end the answer", "let it write the end-of-turn token after each answer"
+    if attention.is_encoder(p.model.config):
+        return "good", f"at {shown(p, p.talk[0])}, the first token, pooled", ""
     last = shown(p, p.closing[-1]) + (", with all tokens of the response" if isinstance(p.model, Implicit) else "")
     special = {i for i, t in p.tokenizer.added_tokens_decoder.items() if t.special}
     if p.closing[-1] not in special:
@@ -77,7 +79,8 @@ def batch(p: Patient) -> Seen:
                 ways[f"packing={packing_mode}"] = np.concatenate(p.score(asked))
     if p.model.config.get_text_config().pad_token_id is not None:
         one = np.array([float(padded(p.model, [talk], "right")[0]) for talk in p.talks])
-        for side in ("right", "left"):
+        sides = ("right",) if attention.is_encoder(p.model.config) else ("right", "left")  # its positions are absolute
+        for side in sides:
             ways[f"padding on the {side}"] = p.alone + padded(p.model, p.talks, side).numpy() - one
     worst, off = max(((way, difference(r, p.alone)) for way, r in ways.items()), key=lambda pair: pair[1])
     said = f"{worst} moves a reward by {off:.2g} times what is tolerated (tried: {', '.join(ways)})"

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.config import PROJECT
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, check
 from pipeline.experiment import Experiment, Hub, Model, Optim, Policy, Sft, Source
 from pipeline.hub import Repository
 from pipeline.judges import client, prompt
@@ -225,11 +225,16 @@ def picked(x: Experiment) -> Needs:
     return {"gold": gold_of(x), "score": ("score", alone)}
 
 
+WRITES_NOTHING = "an encoder has no answers for a policy; stage=bench trains and measures it as a reward model"
+
+
 def actor(x: Experiment) -> Experiment:
     """The chain with the policy's own model, where it has one, in the place of the reward model's. Zephyr's template,
     which is no family's, is that of all."""
     own = x.policy
     model = own.model or x.model
+    for each in (x.model, model):
+        check(not each.is_encoder, "model.family", each.family, WRITES_NOTHING)
     if x.model.template == "zephyr":
         model = replace(model, template="zephyr")
     tuned, rows = replace(own.sft or x.sft, seed=replica(x)), own.data or x.data.sft
