@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from pipeline import contract, dist, scoring, world
 from pipeline.errors import ConfigError, check
 from pipeline.experiment import Rloo, Where
+from pipeline.implicit import Implicit
 from pipeline.packing import Mode
 from pipeline.placed import Placed, abreast
 from pipeline.rollout import Rollouts
@@ -39,6 +40,8 @@ def learned(folder: Path, mode: Mode, tokens: int, where: Where = "device") -> P
     )
     with dist.single(), numbers("what it scored when it was saved"):
         model, tokenizer = contract.load(folder, mode)
+    alone = where != "shard" or not isinstance(model, Implicit)
+    check(alone, "run.reward", where, "an implicit reward is of two models, not to be sharded: say offload or device")
 
     def reward(model: PreTrainedModel, asked: Sequence[str], said: Sequence[str]) -> Tensor:
         with dist.single(), abreast(model) if where == "shard" else nullcontext():

@@ -25,6 +25,7 @@ from pipeline import (
     losses,
     models,
     packing,
+    proxy,
     rows,
     scoring,
     stopping,
@@ -228,6 +229,9 @@ def test_what_is_cut_counts_what_is_left_of_the_response() -> None:
     assert group.responses == [[*long[len(cue) : -3], words.eos_token_id], short[len(cue) :]]
     row["prompt"] = "Name a fruit. " * 6
     (cue,) = chat.prompts(words, [row["prompt"]])
+    alike = {**row, "chosen": "It is a fig.", "rejected": "It is a date."}
+    ((group,), *_) = encode(words, [alike], 160, whole=True)
+    assert group.prompt == cue and group.responses[0][:2] == group.responses[1][:2]
     none, _, found = encode(words, [row], len(cue) + 2, "cut", whole=True)
     assert not none and found["overlong"] == 1  # their prompts are no longer the same
     same = {**row, "rejected": "Figs are one, and dates are one, too."}
@@ -307,6 +311,8 @@ def test_a_folder_from_elsewhere_is_taken(folders: Path, tmp_path: Path) -> None
 
 
 def test_a_policy_is_trained_on_implicit_rewards(folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^run\.reward = 'shard': an implicit reward is of two models"):
+        proxy.learned(folders / "rm" / "out", "padded", 500, "shard")
     given = {"sft": folders / "sft", "data": folders / "prompts", "rm": folders / "rm" / "out"}
     assert math.isfinite(make("rloo", tmp_path, given, "rloo.steps=1")["final_proxy"])
 
