@@ -25,10 +25,16 @@ RULES: dict[str, Rule] = {
     "eps": (lambda v: is_number(v) and v > 0, "expected a number above 0: identical pairs have distance 0"),
     "decay": (
         lambda v: is_number(v) and 0 < v < 1,
-        "expected a number between 0 and 1; without a moving average: loss.mu=batch",
+        "expected a number between 0 and 1; NormBT without a moving average: loss.mu=batch",
     ),
     "power": (lambda v: is_number(v) and v > 0, "expected a number above 0; 1 is the paper's"),
     "alpha": (lambda v: is_number(v) and 0 <= v < 0.5, "expected a number, 0 <= alpha < 0.5: a share of wrong labels"),
+    "start": (lambda v: is_number(v) and v >= 0, "expected a number, not negative: λ at the first step"),
+    "end": (lambda v: is_number(v) and v >= 0, "expected a number, not negative: λ in the end"),
+    "share": (lambda v: is_number(v) and 0 < v <= 1, "expected a share of the steps: 0 < share <= 1"),
+    "target": (lambda v: is_number(v) and v > 0, "expected a number above 0: where the batch mean's spread is held"),
+    "rate": (lambda v: is_number(v) and 0 < v <= 1, "expected a number, 0 < rate <= 1: 0 is loss=bsr"),
+    "factor": (lambda v: is_number(v) and v > 1, "expected a number above 1: how far λ may go from coef"),
     "cap": (lambda v: v is None or (is_number(v) and v > 0), "expected a number above 0, or null for no cap"),
     "group": (
         lambda v: v is None or (type(v) is int and v > 0),

@@ -46,19 +46,21 @@ class Recorder(nn.Module):
     """A row for each pair and step, and one for each step; NaN where nothing was measured."""
 
     pairs: Tensor  # (steps, n, 6) PAIR
-    steps: Tensor  # (steps, 7) STEP
+    steps: Tensor  # (steps, 7 or more) STEP, and what else there is
 
-    def __init__(self, steps: int, batch: int):
+    def __init__(self, steps: int, batch: int, more: Sequence[str] = ()):
+        """`more`: columns of a step that only some trainings have."""
         super().__init__()
+        self.names = (*STEP, *(name for name in more if name not in STEP))
         self.register_buffer("pairs", torch.full((steps, batch, len(PAIR)), torch.nan))
-        self.register_buffer("steps", torch.full((steps, len(STEP)), torch.nan))
+        self.register_buffer("steps", torch.full((steps, len(self.names)), torch.nan))
 
     @torch.no_grad()
     def add(
-        self, step: int, s: PairScores, weight: Tensor, loss: Tensor, head: Tensor | None, mu: Tensor | None
+        self, step: int, s: PairScores, weight: Tensor, loss: Tensor, head: Tensor | None, more: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """`head` gave these rewards, if one did; μ is the loss's moving average after this step, if it has one. Returns
-        what to log."""
+        """`head` gave these rewards, if one did; `more` is what else there is to say of the step, such as the loss's
+        moving average after it. Returns what to log."""
         pairs = of_pairs(s, weight)
         reward = pairs[:, :2]
         found = {
@@ -71,11 +73,10 @@ class Recorder(nn.Module):
             found["head_norm"] = head.norm()
         if step % RANK_EVERY == 0:
             found["effective_rank"] = effective_rank(torch.cat([s.h_chosen, s.h_rejected]))
-        if mu is not None:
-            found["mu"] = mu
+        found |= more
         missing = torch.full_like(loss, torch.nan)
         self.pairs[step] = pairs
-        self.steps[step] = torch.stack([found.get(name, missing) for name in STEP])
+        self.steps[step] = torch.stack([found.get(name, missing) for name in self.names])
         return {**found, "distance": pairs[:, PAIR.index("distance")].mean()}
 
     def columns(self, ids: Sequence[str | None]) -> tuple[Columns, Columns]:
@@ -83,7 +84,7 @@ class Recorder(nn.Module):
         steps, batch = self.pairs.shape[:2]
         step = np.arange(steps, dtype=np.int32)
         pairs = {"step": step.repeat(batch), "id": np.array(ids, dtype=object), **named(PAIR, self.pairs.flatten(0, 1))}
-        return pairs, {"step": step, **named(STEP, self.steps)}
+        return pairs, {"step": step, **named(self.names, self.steps)}
 
 
 def named(names: Sequence[str], values: Tensor) -> Columns:

@@ -1,7 +1,7 @@
 """Losses of reward models: mean(wᵢ ℓᵢ) over the step's pairs, plus penalties. No config, no ranks, no logging.
 
 A *term* ℓ gives each pair a value, a *weight* w multiplies it, a *penalty* looks at the rewards of the whole step and
-is never weighted. Each is a small pure function of one optimizer step's scores; the one with running state is a module
+is never weighted. Each is a small pure function of one optimizer step's scores; those with running state are modules
 with the same call. Constants are keyword-only and come from conf/loss/. Everything is computed in fp32 at least.
 
 Docstrings say what is computed, its gradient, and where it comes from; docs/losses.md is made of them. Marks: [paper]
@@ -36,6 +36,7 @@ class PairScores:
     h_chosen: Tensor  # (n, d)
     h_rejected: Tensor  # (n, d)
     margin: Tensor | None = None  # (n,) how much better the chosen response is said to be; None: not known
+    done: float | None = None  # share of all steps that were made before this one; None: not known
 
     @property
     def r_w(self) -> Tensor:
@@ -58,6 +59,12 @@ class PairScores:
                 "a loss without, e.g. loss=bt"
             )
         return single(self.margin)
+
+    @property
+    def t(self) -> float:
+        if self.done is None:
+            raise ValueError("this loss needs to know how much of training is done: PairScores(..., done=step / steps)")
+        return self.done
 
     @cached_property  # a weight reads it more than once a step, and the record of the step again
     def distance(self) -> Tensor:
@@ -227,12 +234,79 @@ def bsr(s: PairScores, *, coef: float, group: int | None = None, times_group: bo
     group is what one device sees at once, and λ is multiplied by g [code]. Here g belongs to the method, whatever the
     devices [ours].
     """
+    rewards = grouped(s, group)
+    return coef * (rewards.shape[2] if times_group else 1) * rewards.mean((0, 2)).square().mean()
+
+
+def grouped(s: PairScores, group: int | None) -> Tensor:
+    """(2, groups, g) rewards, chosen and rejected, of groups of g consecutive pairs; None: one group."""
     n = len(s.chosen)
     g = n if group is None else group
     if n % g:
         raise ValueError(f"{n} pairs are not groups of {g}: let loss.group divide rm.batch, or be null")
-    means = torch.stack([s.r_w, s.r_l]).view(2, n // g, g).mean((0, 2))  # (groups,)
-    return coef * (g if times_group else 1) * means.square().mean()
+    return torch.stack([s.r_w, s.r_l]).view(2, n // g, g)
+
+
+def bsr_var(s: PairScores, *, coef: float, group: int | None = None) -> Tensor:
+    """λ (population variance of a group's 2g rewards), averaged over groups of g consecutive pairs
+
+    ∂/∂r = λ (r − mean of its group) / n for each of the step's 2n rewards: outliers of either sign are pulled in, and Δ
+    shrinks as well, by λ Δ / 2n where a pair's mean stays. The offset of all rewards is free. At g = 1 the penalty is
+    λ/4 Δ². With BSR of the same λ and g beside it, the two are λ mean r².
+
+    A variance in the place of BSR's squared mean (BSR eq. 24); form, λ and g are [ours].
+    """
+    rewards = grouped(s, group)
+    return coef * (rewards - rewards.mean((0, 2), keepdim=True)).square().mean()
+
+
+def bsr_schedule(s: PairScores, *, start: float, end: float, share: float, group: int | None = None) -> Tensor:
+    """λ_t (mean of a group's 2g rewards)², λ_t on a line from `start` to `end`, where it is after a share of all steps
+
+    ∂/∂r = λ_t (mean of its group) / n, as BSR's. With t of T steps made before,
+    λ_t = start + (end − start) min(1, t / (T share)); the first step has `start`.
+
+    BSR (eq. 24) with a λ that depends on the step; line and numbers are [ours].
+    """
+    return bsr(s, coef=start + (end - start) * min(1.0, s.t / share), group=group, times_group=False)
+
+
+class AdaptiveBsr(nn.Module):
+    """λ (mean of a group's 2g rewards)², λ ← λ (√q / target)^rate after each step, q a moving average of that square
+
+    ∂/∂r = λ (mean of its group) / n, as BSR's: λ is a number. √q is the spread of batch means around 0 over the last
+    steps (their root mean square). λ rises while it is above the target and falls while it is below, log λ by
+    rate · log(√q / target); it stays between coef / factor and coef · factor, and starts at coef.
+
+    BSR (eq. 24) with a λ that follows what it is there for; the controller and its numbers are [ours]. As with NormBT's
+    μ, q starts at the first step's square, q ← decay q + (1 − decay) square, and a step uses λ before its update.
+    """
+
+    lam: Tensor
+    square: Tensor
+
+    def __init__(
+        self, *, coef: float, target: float, rate: float, factor: float, decay: float, group: int | None = None
+    ):
+        super().__init__()
+        self.coef, self.target, self.rate, self.factor = coef, target, rate, factor
+        self.decay, self.group = decay, group
+        self.register_buffer("lam", torch.tensor(coef))
+        self.register_buffer("square", torch.tensor(float("nan")))
+
+    def forward(self, s: PairScores) -> Tensor:
+        """This step's penalty; moves q and λ."""
+        square = bsr(s, coef=1.0, group=self.group, times_group=False)
+        penalty = self.lam.clone() * square  # backward needs the λ of now
+        self.move(square.detach())
+        return penalty
+
+    def move(self, square: Tensor) -> None:
+        self.square.copy_(
+            torch.where(self.square.isnan(), square, self.decay * self.square + (1 - self.decay) * square)
+        )
+        moved = self.lam * (self.square.sqrt() / self.target) ** self.rate
+        self.lam.copy_(moved.clamp(self.coef / self.factor, self.coef * self.factor))
 
 
 def center(s: PairScores, *, coef: float) -> Tensor:
@@ -259,7 +333,13 @@ TERMS: dict[str, Part] = {
     "dr": dr,
 }
 WEIGHTS: dict[str, type[NormBT]] = {"norm_bt": NormBT}
-PENALTIES: dict[str, Part] = {"bsr": bsr, "center": center}
+PENALTIES: dict[str, Part | type[AdaptiveBsr]] = {
+    "bsr": bsr,
+    "bsr_var": bsr_var,
+    "bsr_schedule": bsr_schedule,
+    "bsr_adaptive": AdaptiveBsr,
+    "center": center,
+}
 LOSSES: dict[str, Callable[..., Any]] = {**TERMS, **WEIGHTS, **PENALTIES}
 
 
@@ -269,6 +349,7 @@ class Loss(nn.Module):
     def __init__(self, term: Part, weight: NormBT | None = None, penalties: tuple[Part, ...] = ()):
         super().__init__()
         self.term, self.weight, self.penalties = term, weight, penalties
+        self.moving = nn.ModuleList(penalty for penalty in penalties if isinstance(penalty, nn.Module))
 
     def forward(self, s: PairScores) -> Tensor:
         values = self.term(s)
@@ -282,6 +363,15 @@ class Loss(nn.Module):
     def weights(self, s: PairScores) -> Tensor:
         """(n,) weights that the next call gives these pairs; changes nothing."""
         return torch.ones_like(s.delta) if self.weight is None else self.weight.weights(s)
+
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """What moves with the steps and is worth a record: NormBT's μ, an adaptive λ."""
+        lambdas = [part.lam for part in self.moving if isinstance(part, AdaptiveBsr)]  # one: none stands twice
+        return {
+            **({} if self.weight is None else {"mu": self.weight.mu}),
+            **({"lambda": lambdas[0]} if lambdas else {}),
+        }
 
 
 def make(name: str, **constants: Any) -> Loss:
@@ -304,7 +394,9 @@ def build(section: Mapping[str, Any], at: str) -> Loss:
     on = build({"name": of} if isinstance(of, str) else of, f"{at}.of")
     if name in WEIGHTS:
         return Loss(on.term, WEIGHTS[name](**own), on.penalties)
-    return Loss(on.term, on.weight, (*on.penalties, partial(PENALTIES[name], **own)))
+    part = PENALTIES[name]
+    penalty = part(**own) if isinstance(part, type) else partial(part, **own)
+    return Loss(on.term, on.weight, (*on.penalties, penalty))
 
 
 def constants(name: str, section: Mapping[str, Any], at: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Random pairs and every loss to try on them: for the tests of losses."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +39,10 @@ CASES: dict[str, Section] = {
     "bsr reference": section("bsr", group=2, times_group=True, coef=0.3),
     "bsr of norm_bt": section("bsr", "norm_bt", coef=0.3),
     "norm_bt of bsr": section("norm_bt", section("bsr", coef=0.3)),
+    "bsr_var group": section("bsr_var", group=2, coef=0.3),
+    "bsr_schedule down": section("bsr_schedule", group=2, start=0.3, end=0.1, share=0.7),
+    "bsr_adaptive fast": section("bsr_adaptive", coef=0.25, target=0.5, rate=0.5, decay=0.6),
+    "bsr_adaptive of bsr_var of norm_bt": section("bsr_adaptive", section("bsr_var", "norm_bt")),
     "center of bsr of norm_bt of hinge": section("center", section("bsr", section("norm_bt", "hinge"), coef=0.3)),
 }
 
@@ -56,18 +61,19 @@ def pairs(n: int, seed: int = 0, scale: float = 1.0, dtype: torch.dtype = torch.
     generator = torch.Generator().manual_seed(seed)
     h = scale * torch.randn(2, n, D, generator=generator, dtype=dtype) + 0.3  # a mean that is not zero, for BSR's sake
     w = torch.randn(D, generator=generator, dtype=dtype)
-    return PairScores(h[0] @ w, h[1] @ w, h[0], h[1], torch.randn(n, generator=generator, dtype=dtype) + 1)
+    margin = torch.randn(n, generator=generator, dtype=dtype) + 1
+    return PairScores(h[0] @ w, h[1] @ w, h[0], h[1], margin, done=(1 + seed % 5) / 6)
 
 
 def cast(s: PairScores, dtype: torch.dtype) -> PairScores:
-    return PairScores(*(getattr(s, name).to(dtype) for name in FIELDS))
+    return replace(s, **{name: getattr(s, name).to(dtype) for name in FIELDS})
 
 
 def value(loss: losses.Loss, s: PairScores) -> float:
     return float(loss(s).detach())
 
 
-def reward_gradients(loss: losses.Loss, s: PairScores) -> tuple[Tensor, Tensor]:
+def reward_gradients(loss: Callable[[PairScores], Tensor], s: PairScores) -> tuple[Tensor, Tensor]:
     r_w, r_l = s.chosen.detach().clone().requires_grad_(), s.rejected.detach().clone().requires_grad_()
     on_w, on_l = torch.autograd.grad(loss(replace(s, chosen=r_w, rejected=r_l)), (r_w, r_l))
     return on_w, on_l

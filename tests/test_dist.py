@@ -95,7 +95,8 @@ def settings(**run: Any) -> Run:
 
 
 def scores(learner: Learner, groups: Sequence[Group]) -> PairScores:
-    return dataclasses.replace(forward(learner, groups, TOKENS), margin=torch.linspace(-0.5, 2, len(groups)))
+    seen = forward(learner, groups, TOKENS)
+    return dataclasses.replace(seen, margin=torch.linspace(-0.5, 2, len(groups)), done=0.25)
 
 
 def train(
@@ -133,6 +134,9 @@ def train(
     return {"ended": ended, "curve": curve, "weights": weights, "losses": kept.state_dict()}
 
 
+LOOKED_AT = ("chosen", "rejected", "h_chosen", "h_rejected")
+
+
 def gradients(learner: Learner, name: str, held: nn.Module) -> dict[str, Any]:
     """Of one step, with all that the loss saw and keeps."""
     loss = losses.make(**LOSSES[name])
@@ -141,7 +145,7 @@ def gradients(learner: Learner, name: str, held: nn.Module) -> dict[str, Any]:
     value = loss(seen)
     value.backward()
     grads = {n: p.grad.clone() for n, p in held.named_parameters() if p.grad is not None}  # the next step's are there
-    rows = {f.name: getattr(seen, f.name).detach() for f in dataclasses.fields(seen) if f.name != "margin"}
+    rows = {f.name: getattr(seen, f.name).detach() for f in dataclasses.fields(seen) if f.name in LOOKED_AT}
     return dist.gathered({"grads": grads, "seen": rows, "value": value.detach(), "loss": loss.state_dict()})
 
 

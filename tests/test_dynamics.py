@@ -159,7 +159,7 @@ def test_few_steps_have_an_effective_rank(run: Path) -> None:
 
 def test_the_effective_rank_of_a_step_is_of_chosen_and_rejected_together() -> None:
     s = pairs(3)
-    found = Recorder(1, 3).add(0, s, torch.ones(3), torch.tensor(0.5), torch.ones(8), None)["effective_rank"]
+    found = Recorder(1, 3).add(0, s, torch.ones(3), torch.tensor(0.5), torch.ones(8), {})["effective_rank"]
     assert float(found) == float(effective_rank(torch.cat([s.h_chosen, s.h_rejected])))
 
 
@@ -190,7 +190,7 @@ def test_stopped_and_resumed_the_records_are_the_same_bytes(
 def test_what_is_not_recorded_yet_is_nan() -> None:
     recorder = Recorder(3, 5)
     s = pairs(5)
-    recorder.add(1, s, torch.ones(5), torch.tensor(0.5), torch.ones(8), None)
+    recorder.add(1, s, torch.ones(5), torch.tensor(0.5), torch.ones(8), {})
     assert recorder.pairs.isnan().all((1, 2)).tolist() == recorder.steps.isnan().all(1).tolist() == [True, False, True]
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ class Arrays:
     h_w: Array
     h_l: Array
     m: Array
+    done: float | None
 
     @property
     def delta(self) -> Array:
@@ -47,7 +49,7 @@ class Arrays:
 
 
 def arrays(s: PairScores) -> Arrays:
-    return Arrays(*(getattr(s, name).detach().double().numpy() for name in FIELDS))
+    return Arrays(*(getattr(s, name).detach().double().numpy() for name in FIELDS), done=s.done)
 
 
 TERMS: dict[str, Callable[..., Array]] = {
@@ -73,8 +75,40 @@ def bsr(b: Arrays, coef: float, group: int | None, times_group: bool) -> float:
     return coef * ((group or len(b.r_w)) if times_group else 1) * float(np.mean(squares))
 
 
+def bsr_var(b: Arrays, coef: float, group: int | None) -> float:
+    return coef * float(np.mean([np.concatenate([b.r_w[at], b.r_l[at]]).var() for at, _ in group_means(b, group)]))
+
+
+def line(b: Arrays, start: float, end: float, share: float) -> float:
+    """λ of a schedule."""
+    assert b.done is not None
+    return float(np.interp(b.done, [0, share], [start, end]))
+
+
+class AdaptiveOracle:
+    def __init__(self, coef: float, target: float, rate: float, factor: float, decay: float, group: int | None):
+        self.log, self.around, self.width = math.log(coef), math.log(coef), math.log(factor)
+        self.target, self.rate, self.decay, self.group = target, rate, decay, group
+        self.average: float | None = None
+
+    def __call__(self, b: Arrays) -> float:
+        square = bsr(b, 1.0, self.group, False)
+        made = math.exp(self.log) * square
+        before = square if self.average is None else self.average
+        self.average = self.decay * before + (1 - self.decay) * square
+        self.log += self.rate * (0.5 * math.log(self.average) - math.log(self.target))
+        self.log = min(max(self.log, self.around - self.width), self.around + self.width)
+        return made
+
+    def closed(self, b: Arrays) -> tuple[Array, Array]:
+        return closed_bsr(b, math.exp(self.log), self.group, False)
+
+
 PENALTIES: dict[str, Callable[..., float]] = {
     "bsr": bsr,
+    "bsr_var": bsr_var,
+    "bsr_schedule": lambda b, start, end, share, group: bsr(b, line(b, start, end, share), group, False),
+    "bsr_adaptive": AdaptiveOracle.__call__,
     "center": lambda b, coef: coef * float(((b.r_w + b.r_l) ** 2).mean()),
 }
 
@@ -107,23 +141,30 @@ class Oracle:
     def __init__(self, at: Section):
         *self.on, self.term = stacked(at)
         self.weights = [NormBtOracle(**own(part)) for part in self.on if part["name"] == "norm_bt"]
-        self.penalties = [(part["name"], own(part)) for part in self.on if part["name"] != "norm_bt"]
+        self.penalties = [self.penalty(part["name"], own(part)) for part in self.on if part["name"] != "norm_bt"]
+
+    def penalty(self, name: str, constants: Section) -> tuple[Callable[[Arrays], float], Callable[[Arrays], Any]]:
+        """Its value and its closed form."""
+        if name == "bsr_adaptive":
+            made = AdaptiveOracle(**constants)
+            return made, made.closed
+        return partial(PENALTIES[name], **constants), partial(CLOSED_PENALTIES[name], **constants)
 
     def weight(self, b: Arrays) -> Array:
         return np.prod([weight(b) for weight in self.weights], axis=0) * np.ones(len(b.r_w))
 
     def __call__(self, b: Arrays) -> float:
         values = self.weight(b) * TERMS[self.term["name"]](b, **own(self.term))
-        return float(values.mean()) + sum(PENALTIES[name](b, **constants) for name, constants in self.penalties)
+        return float(values.mean()) + sum(penalty(b) for penalty, _ in self.penalties)
 
     def gradients(self, b: Arrays) -> tuple[Array, Array]:
         on_w, on_l = CLOSED[self.term["name"]](b, **own(self.term))
         weight = self.weight(b) / len(b.r_w)
-        more = sum(CLOSED_PENALTIES[name](b, **constants) for name, constants in self.penalties)
-        return weight * on_w + more, weight * on_l + more
+        more = [closed(b) for _, closed in self.penalties]
+        return weight * on_w + sum(on for on, _ in more), weight * on_l + sum(on for _, on in more)
 
 
-# --- closed forms: derivatives of each pair's term by r_w and r_l; of a penalty by either ---
+# --- closed forms: derivatives of each pair's term, and of a penalty, by r_w and r_l ---
 
 
 def along_delta(pull: Array) -> tuple[Array, Array]:
@@ -146,17 +187,31 @@ CLOSED: dict[str, Callable[..., tuple[Array, Array]]] = {
 }
 
 
-def closed_bsr(b: Arrays, coef: float, group: int | None, times_group: bool) -> Array:
+def closed_bsr(b: Arrays, coef: float, group: int | None, times_group: bool) -> tuple[Array, Array]:
     """λ (mean of the group) / n, for λ in its dialect."""
     made = np.empty(len(b.r_w))
     for at, mean in group_means(b, group):
         made[at] = coef * ((group or len(b.r_w)) if times_group else 1) * mean / len(b.r_w)
-    return made
+    return made, made
 
 
-CLOSED_PENALTIES: dict[str, Callable[..., Array]] = {
+def closed_bsr_var(b: Arrays, coef: float, group: int | None) -> tuple[Array, Array]:
+    """λ (r − mean of the group) / n."""
+    mean, _ = closed_bsr(b, 1.0, group, False)
+    return coef * (b.r_w / len(b.r_w) - mean), coef * (b.r_l / len(b.r_w) - mean)
+
+
+def closed_center(b: Arrays, coef: float) -> tuple[Array, Array]:
+    made = 2 * coef * (b.r_w + b.r_l) / len(b.r_w)
+    return made, made
+
+
+CLOSED_PENALTIES: dict[str, Callable[..., tuple[Array, Array]]] = {
     "bsr": closed_bsr,
-    "center": lambda b, coef: 2 * coef * (b.r_w + b.r_l) / len(b.r_w),
+    "bsr_var": closed_bsr_var,
+    "bsr_schedule": lambda b, start, end, share, group: closed_bsr(b, line(b, start, end, share), group, False),
+    "bsr_adaptive": AdaptiveOracle.closed,
+    "center": closed_center,
 }
 
 
@@ -251,7 +306,13 @@ def test_identical_representations_stay_finite(case: str, which: str) -> None:
     assert head_gradient(make(**CASES[case]), s, w).isfinite().all()
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not names(case) & {"bsr", "center", "dr", "bt_norm"}])
+PULL_ON_ONE_PAIR = {"bsr", "bsr_schedule", "bsr_adaptive", "center", "dr", "bt_norm"}
+
+
+ALONE = [case for case in CASES if sizes(case)[0] == 1 and not names(case) & PULL_ON_ONE_PAIR]
+
+
+@pytest.mark.parametrize("case", ALONE)
 def test_an_identical_pair_does_not_move_the_head(case: str) -> None:
     """Its gradient is h_w − h_l times something finite."""
     s = pairs(1)

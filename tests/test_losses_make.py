@@ -68,7 +68,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (section("bsr", section("norm_bt", "bsr")), "loss.of.of.name = 'bsr': stands twice in one loss"),
     (
         section("norm_bt", decay=0),
-        "loss.decay = 0: expected a number between 0 and 1; without a moving average: loss.mu=",
+        "loss.decay = 0: expected a number between 0 and 1; NormBT without a moving average: loss.mu=",
     ),
     (section("norm_bt", decay=1.0), "loss.decay = 1.0: expected a number between 0 and 1"),
     (section("norm_bt", eps=0.0), "loss.eps = 0.0: expected a number above 0"),
@@ -85,6 +85,18 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (section("bsr", coef=-0.1), "loss.coef = -0.1: expected a number, not negative"),
     (section("center", coef=True), "loss.coef = True: expected a number"),
     (section("center", coef=float("inf")), "loss.coef = inf: expected a number"),
+    (section("bsr_var", coef=-1), "loss.coef = -1: expected a number, not negative"),
+    (section("bsr_schedule", start=-1), "loss.start = -1: expected a number, not negative: λ at the first step"),
+    (section("bsr_schedule", end=None), "loss.end = None: expected a number, not negative: λ in the end"),
+    (section("bsr_schedule", share=0), "loss.share = 0: expected a share of the steps: 0 < share <= 1"),
+    (
+        section("bsr_schedule", coef=0.1),
+        "loss.coef = 0.1: bsr_schedule has no such constant; it has: start, end, share",
+    ),
+    (section("bsr_adaptive", target=0), "loss.target = 0: expected a number above 0"),
+    (section("bsr_adaptive", rate=2), "loss.rate = 2: expected a number, 0 < rate <= 1"),
+    (section("bsr_adaptive", factor=1), "loss.factor = 1: expected a number above 1"),
+    ({"name": "bsr_adaptive", "of": "bt"}, "loss.coef = None: bsr_adaptive needs it; conf/loss/bsr_adaptive.yaml"),
     (section("label_smoothing", alpha=0.5), "loss.alpha = 0.5: expected a number, 0 <= alpha < 0.5"),
 ]
 

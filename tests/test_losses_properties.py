@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from scores import CASES, YAML, D, head_gradient, names, pairs, reward_gradients, section, value
+from scores import CASES, FIELDS, YAML, D, head_gradient, names, pairs, reward_gradients, section, value
 from torch import Tensor, nn
 
 from pipeline import losses
@@ -23,8 +23,7 @@ def shifted(s: PairScores, by: float) -> PairScores:
 
 
 def at(s: PairScores, rows: slice) -> PairScores:
-    assert s.margin is not None
-    return PairScores(s.chosen[rows], s.rejected[rows], s.h_chosen[rows], s.h_rejected[rows], s.margin[rows])
+    return replace(s, **{name: getattr(s, name)[rows] for name in FIELDS})
 
 
 def apart(distances: list[float], seed: int = 0) -> PairScores:
@@ -38,14 +37,14 @@ def apart(distances: list[float], seed: int = 0) -> PairScores:
 
 # --- terms ---
 
-SEE_ONLY_DELTA = {"bt", "margin", "margin_out", "label_smoothing", "hinge", "norm_bt"}
+BLIND_TO_THE_OFFSET = {"bt", "margin", "margin_out", "label_smoothing", "hinge", "norm_bt", "bsr_var"}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_constant_added_to_all_rewards_matters_only_to_what_says_so(case: str) -> None:
     s = pairs(8)
     before, after = value(make(**CASES[case]), s), value(make(**CASES[case]), shifted(s, 4.0))
-    assert (after == pytest.approx(before, rel=1e-5)) == (names(case) <= SEE_ONLY_DELTA)
+    assert (after == pytest.approx(before, rel=1e-5)) == (names(case) <= BLIND_TO_THE_OFFSET)
 
 
 def test_margins_of_zero_or_one_give_bt_back() -> None:
@@ -153,6 +152,79 @@ def test_large_groups_hold_the_offset_and_small_ones_the_spread_too(g: int) -> N
     s = PairScores(sums, torch.zeros_like(sums), torch.zeros(n, 1), torch.zeros(n, 1))
     expected = 1 / 4 * (mean**2 + std**2 / g)
     assert float(losses.bsr(s, coef=1.0, group=g, times_group=False)) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("group", [None, 4, 1])
+def test_variance_and_squared_mean_are_the_mean_square(group: int | None) -> None:
+    s = pairs(12)
+    both = losses.bsr(s, coef=0.3, group=group, times_group=False) + losses.bsr_var(s, coef=0.3, group=group)
+    assert float(both) == pytest.approx(0.3 * float(torch.cat([s.chosen, s.rejected]).square().mean()), rel=1e-5)
+
+
+def test_of_one_pair_the_variance_is_a_quarter_of_its_squared_difference() -> None:
+    s = pairs(7)
+    expected = 0.8 / 4 * float(s.delta.square().mean())
+    assert float(losses.bsr_var(s, coef=0.8, group=1)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_variance_pulls_on_the_difference_by_its_size() -> None:
+    """∂/∂r_w − ∂/∂r_l = λ Δ / n."""
+    s = pairs(6)
+    on_w, on_l = reward_gradients(lambda s: losses.bsr_var(s, coef=0.9, group=3), s)
+    assert torch.allclose(on_w - on_l, 0.9 * s.delta / 6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("done", "coef"), [(0.0, 0.1), (0.25, 0.2), (0.5, 0.3), (0.75, 0.3)])
+def test_lambda_goes_on_a_line_to_its_end_and_stays(done: float, coef: float) -> None:
+    s = replace(pairs(6), done=done)
+    scheduled = losses.bsr_schedule(s, start=0.1, end=0.3, share=0.5)
+    assert float(scheduled) == pytest.approx(float(losses.bsr(s, coef=coef, times_group=False)), rel=1e-6)
+
+
+def test_a_schedule_that_does_not_know_the_time_says_so() -> None:
+    with pytest.raises(ValueError, match=r"how much of training is done: PairScores\(\.\.\., done="):
+        make(**YAML["bsr_schedule"])(replace(pairs(3), done=None))
+
+
+def around(mean: float) -> PairScores:
+    """Pairs whose rewards have this mean."""
+    s = pairs(4)
+    return shifted(s, mean - float(torch.cat([s.chosen, s.rejected]).mean()))
+
+
+def test_an_adaptive_lambda_by_hand() -> None:
+    """It rises above the target, falls below it, is used before it moves and stays in its bounds."""
+    loss = make(**section("bsr_adaptive", coef=0.5, target=1.0, rate=1.0, factor=3.0, decay=0.5))
+    # batch mean; λ that is used; λ after: q is 4, (4 + 0.04)/2, (2.02 + 0.04)/2, (1.03 + 0.01)/2
+    l2, l3, l4 = 2.02**0.5, (2.02 * 1.03) ** 0.5, (2.02 * 1.03 * 0.52) ** 0.5
+    steps = [(2.0, 0.5, 1.0), (0.2, 1.0, l2), (-0.2, l2, l3), (0.1, l3, l4)]
+    for mean, used, after in steps:
+        assert float(loss.kept["lambda"]) == pytest.approx(used, rel=1e-4)
+        s = around(mean)
+        cost = value(loss, s) - value(make("bt"), s)
+        assert cost == pytest.approx(used * mean**2, rel=1e-3)
+        assert float(loss.kept["lambda"]) == pytest.approx(after, rel=1e-4)
+    for mean, bound in ((5.0, 0.5 * 3), (0.0, 0.5 / 3)):
+        for _ in range(20):
+            loss(around(mean))
+        assert float(loss.kept["lambda"]) == pytest.approx(bound, rel=1e-5)
+
+
+def test_the_gradient_of_an_adaptive_penalty_is_that_of_the_lambda_before() -> None:
+    loss = make(**section("bsr_adaptive", coef=0.5, rate=1.0))
+    loss(around(3.0))
+    before, s = float(loss.kept["lambda"]), around(2.0)
+    fixed = make(**section("bsr", coef=before))
+    for got, expected in zip(reward_gradients(loss, s), reward_gradients(fixed, s), strict=True):
+        assert torch.allclose(got, expected, rtol=1e-5)
+    assert float(loss.kept["lambda"]) != before
+
+
+def test_what_a_loss_keeps_has_a_name_in_the_records() -> None:
+    assert {case: set(make(**CASES[case]).kept) for case in ("bt", "bsr_var", "bsr_adaptive", "bsr of norm_bt")} == {
+        "bt": set(), "bsr_var": set(), "bsr_adaptive": {"lambda"}, "bsr of norm_bt": {"mu"}
+    }  # fmt: skip
+    assert set(make(**CASES["bsr_adaptive of bsr_var of norm_bt"]).kept) == {"mu", "lambda"}
 
 
 def test_pairs_that_are_not_whole_groups_are_refused() -> None:
@@ -360,7 +432,10 @@ def test_the_state_of_a_loss_survives_saving(case: str) -> None:
     for step in range(2):
         assert torch.equal(whole(pairs(4, step)), first(pairs(4, step)))
     saved = {name: tensor.clone() for name, tensor in first.state_dict().items()}
-    assert saved.keys() == ({"weight.mu"} if "norm_bt" in names(case) else set())
+    assert {name.rpartition(".")[2] for name in saved} == {
+        *({"mu"} if "norm_bt" in names(case) else ()),
+        *({"lam", "square"} if "bsr_adaptive" in names(case) else ()),
+    }
     second.load_state_dict(saved)
     for step in range(2, 4):
         assert torch.equal(whole(pairs(4, step)), second(pairs(4, step)))
@@ -375,7 +450,8 @@ class Scorer(nn.Module):
 
     def forward(self, s: PairScores) -> PairScores:
         h_w, h_l = torch.tanh(self.body(s.h_chosen)), torch.tanh(self.body(s.h_rejected))
-        return PairScores(self.head(h_w).squeeze(-1), self.head(h_l).squeeze(-1), h_w, h_l, s.margin)
+        chosen, rejected = self.head(h_w).squeeze(-1), self.head(h_l).squeeze(-1)
+        return replace(s, chosen=chosen, rejected=rejected, h_chosen=h_w, h_rejected=h_l)
 
     def gradients(self) -> Tensor:
         return torch.cat([p.grad.flatten() for p in self.parameters() if p.grad is not None])
@@ -398,7 +474,7 @@ def test_gradients_do_not_depend_on_micro_batches(case: str, micro: int) -> None
         made = [parts(at(inputs, rows)) for rows in slices]
     fields = ("chosen", "rejected", "h_chosen", "h_rejected")
     leaves = [torch.cat([getattr(s, name) for s in made]).requires_grad_() for name in fields]
-    again(PairScores(*leaves, margin=inputs.margin)).backward()
+    again(replace(inputs, **dict(zip(fields, leaves, strict=True)))).backward()
     pulls = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
     for rows in slices:
         scored = parts(at(inputs, rows))

@@ -12,7 +12,7 @@ from test_attention import CONFIGS
 from test_training import Made, as_in_a_job, made, make, one_tokenizer  # noqa: F401  # shared fixtures
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from pipeline import chat, contract, doctor, models, packing, rows, scoring
+from pipeline import chat, contract, doctor, losses, models, packing, rows, scoring
 from pipeline.dist import Learner
 from pipeline.errors import ConfigError
 from pipeline.packing import Group
@@ -87,6 +87,22 @@ def test_an_offset_moves_the_mean_reward_and_hardly_the_differences(made: Made) 
     moved = torch.cat([after.chosen - before.chosen, after.rejected - before.rejected])
     assert float(moved.mean()) == pytest.approx(12.0, rel=1e-4)
     assert float((after.delta - before.delta).abs().mean()) < 4
+
+
+def test_a_loss_is_told_how_much_of_training_is_done(
+    made: Made,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[float | None] = []
+
+    def watched(s: losses.PairScores, **constants: float) -> torch.Tensor:
+        seen.append(s.done)
+        return losses.bsr_schedule(s, **constants)  # type: ignore[arg-type]
+
+    monkeypatch.setitem(losses.PENALTIES, "bsr_schedule", watched)
+    make("rm", tmp_path, made.inputs("rm"), "loss=bsr_schedule")
+    assert seen == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
 
 
 # --- other heads ---

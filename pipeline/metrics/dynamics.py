@@ -162,6 +162,7 @@ def by_group(group: ArrayLike, values: ArrayLike) -> dict[str, dict[str, float]]
 
 
 SHAPE = ("std", "span", "skew", "outliers")
+SOMETIMES = ("lambda",)  # columns of steps.parquet that only some trainings have
 
 
 def of_training(pairs: Columns, steps: Columns, category: ArrayLike | None = None) -> dict[str, float]:
@@ -183,6 +184,7 @@ def of_training(pairs: Columns, steps: Columns, category: ArrayLike | None = Non
         "reward_std": s["reward_std"].mean(),
         "distance": p["distance"].mean(),
         "effective_rank": ranks[~np.isnan(ranks)][-1],  # the last one measured
+        **{name: s[name].mean() for name in SOMETIMES if name in s},
         "weight_mean": p["weight"].mean(),
         "weight_max": np.max(np.asarray(pairs["weight"])),  # of all steps
         **(of_head_gradients(p) if headed else {}),

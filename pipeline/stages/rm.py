@@ -43,7 +43,7 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     steps = x.rm.epochs * order.epoch_steps(len(pairs), x.rm.batch)
     batches = [order.step_rows(len(pairs), x.rm.batch, derive(seed, "rm"), step) for step in range(steps)]
     loss, margin = losses.make(**x.loss).to(dist.device()), margins(kept)
-    recorder = Recorder(steps, x.rm.batch)
+    recorder = Recorder(steps, x.rm.batch, tuple(loss.kept))
     watched = rows.read(inputs["probe"]) if "probe" in inputs else None
     probe = None if watched is None else Probe(watched, tokenizer, steps, x.rm.probe_every, headed)
 
@@ -52,13 +52,13 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
             with learner.entire() as whole:
                 probe.look(step, whole, x.run.micro_tokens)
         scores = forward(learner, [pairs[i] for i in batches[step]], x.run.micro_tokens)
-        scores = replace(scores, margin=None if margin is None else margin[batches[step]].to(model.device))
+        own = None if margin is None else margin[batches[step]].to(model.device)
+        scores = replace(scores, margin=own, done=step / steps)
         weight = loss.weights(scores)  # the call moves what they depend on
         value = loss(scores)
         value.backward()
         head = dist.gathered(models.head(learner.held).weight) if headed else None
-        mu = None if loss.weight is None else loss.weight.mu
-        return {**recorder.add(step, scores, weight, value, head, mu)}
+        return {**recorder.add(step, scores, weight, value, head, loss.kept)}
 
     state = {"loss": loss, "recorder": recorder, **({} if probe is None else {"probe": probe})}
     with lora.adapted(model, x.rm.optim.lora, derive(seed, "rm", "lora")):
