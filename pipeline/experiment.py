@@ -289,6 +289,16 @@ class Implicit:
 
 
 @dataclass(frozen=True)
+class Text:
+    """GRM's text regularisation (pipeline/text.py)."""
+
+    coef: float
+
+    def __post_init__(self) -> None:
+        check(self.coef > 0, "coef", self.coef, "must be positive; without the term: rm.text=null")
+
+
+@dataclass(frozen=True)
 class Rm:
     epochs: int
     batch: int  # pairs in an optimizer step
@@ -308,15 +318,23 @@ class Rm:
     # control: the final norm without its gain, so that every h has the norm sqrt(d); None: as the model has it
     norm_before_head: Literal[True] | None = None
     implicit: Implicit | None = None  # the reward is the language model's own, as DPO's; None: a score head gives it
+    text: Text | None = None  # the chosen responses are learned as texts too; None: they are not
 
     def __post_init__(self) -> None:
-        explicit = {"trains": "model", "head_offset": None, "head": None, "norm_before_head": None}
+        if self.text is not None:
+            check(
+                self.trains == "model", "text", self.text, "with trains=head there is no body to keep; set it to null"
+            )
+            check(self.epochs != 0, "text", self.text, "has no meaning without training; set it to null")
+            as_it_was = self.norm_before_head is None
+            check(as_it_was, "text", self.text, "the LM head reads h with its gain; set norm_before_head to null")
+        explicit = {"trains": "model", "head_offset": None, "head": None, "norm_before_head": None, "text": None}
         for name, usual in explicit.items() if self.implicit else ():
             value = getattr(self, name)
             check(value == usual, name, value, f"an implicit reward has no score head; set it to {usual or 'null'}")
         there = self.implicit is None or self.head_init != "verdict"
         check(there, "head_init", self.head_init, "an implicit reward has no score head; say stiennon")
-        for name in ("head", "norm_before_head") if self.head_init == "verdict" else ():
+        for name in ("head", "norm_before_head", "text") if self.head_init == "verdict" else ():
             value = getattr(self, name)
             check(value is None, name, value, "with it the verdict would not be the SFT model's; set it to null")
         check(self.epochs >= 0, "epochs", self.epochs, "must not be negative; 0 leaves the head as initialised")

@@ -37,6 +37,7 @@ class PairScores:
     h_rejected: Tensor  # (n, d)
     margin: Tensor | None = None  # (n,) how much better the chosen response is said to be; None: not known
     done: float | None = None  # share of all steps that were made before this one; None: not known
+    nll: Tensor | None = None  # (n,) −log π of the chosen response (pipeline/text.py); no loss looks at it
 
     @property
     def r_w(self) -> Tensor:

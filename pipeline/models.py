@@ -151,6 +151,11 @@ def rewards(model: PreTrainedModel, at: Layout) -> tuple[Tensor, Tensor]:
         return implicit.rewards(model, at)
     with dist.autocast():
         h = attention.pooled(model, at) if attention.is_encoder(model.config) else hidden(model, at)[at.last]
+    return read(model, h)
+
+
+def read(model: PreTrainedModel, h: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) rewards of the body's (n, d) outputs, and what the last linear layer reads."""
     score = head(model)
     if isinstance(score, Mlp):
         h = score.read(h.float())

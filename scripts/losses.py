@@ -71,6 +71,17 @@ policy's answers (RLOO, AlpacaEval, best of N) is refused before anything runs.
 make rm ARGS='model=tiny-bert sft.steps=0 rm.epochs=4 loss=norm_bt'
 ```
 
+## Beside a loss
+
+`rm.text.coef` adds GRM's text regularisation to any of them: coef times the mean −log π over the tokens of the step's
+chosen responses, by the SFT model's LM head on the same hidden states. Its gradient for a token's logits z is coef
+(softmax z − one-hot) / (tokens of the step). It is recorded as `text`, and `loss` stays the loss of the pairs. The LM
+head is gone from the reward model's folder. What GRM does otherwise: [pipeline/text.py](../pipeline/text.py).
+
+```
+make rm ARGS='rm.text={{coef:0.1}}'
+```
+
 ## A new one
 
 A function of `PairScores` with its name in `TERMS` or `PENALTIES` ([pipeline/losses.py](../pipeline/losses.py)), its

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.multiprocessing import start_processes
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedModel
 
-from pipeline import attention, config, dist, implicit, losses, models, packing, proxy, stopping
+from pipeline import attention, config, dist, implicit, losses, models, packing, proxy, stopping, text
 from pipeline.checkpoint import Checkpoints
 from pipeline.dist import Learner
 from pipeline.errors import ConfigError
-from pipeline.experiment import Optim, Run, Where
+from pipeline.experiment import Optim, Run, Text, Where
 from pipeline.fit import fit
 from pipeline.losses import PairScores
 from pipeline.packing import Group
@@ -210,6 +210,25 @@ def half(folder: Path, parallel: dist.Parallel) -> dict[str, Any]:
     return found
 
 
+def with_text(folder: Path, parallel: dist.Parallel, recompute: dist.Recompute = "none") -> dict[str, Any]:
+    """A step with GRM's text term."""
+    model = reward_model().train()
+    model.lm_head = nn.Linear(16, 50, bias=False)
+    nn.init.normal_(model.lm_head.weight, std=0.3, generator=torch.Generator().manual_seed(1))
+    learner = Learner(model, text.rewards, parallel, recompute)
+    found: dict[str, Any] = {}
+    try:
+        with dist.spread(learner) as held:
+            seen = scores(learner, pairs(0))
+            total, said = text.added(losses.make("bt")(seen), seen, pairs(0), Text(coef=0.3))
+            total.backward()
+            grads = {n: p.grad for n, p in held.named_parameters()}
+            found = dist.gathered({"grads": grads, "seen": {"value": total.detach(), **said}})
+    except dist.Released:
+        assert dist.rank() == 1
+    return found
+
+
 def sums(folder: Path, parallel: dist.Parallel) -> dict[str, Any]:
     """Each micro-batch has a backward pass of its own, as in SFT."""
     learner = Learner(reward_model(), models.rewards, parallel)
@@ -288,6 +307,8 @@ for kind in KINDS:
         f"{kind}": (all_gradients, {"parallel": kind}),
         f"{kind} layers": (all_gradients, {"parallel": kind, "recompute": "layers"}),
         f"{kind} batches": (all_gradients, {"parallel": kind, "recompute": "batches"}),
+        f"{kind} text": (with_text, {"parallel": kind}),
+        f"{kind} text batches": (with_text, {"parallel": kind, "recompute": "batches"}),
         f"{kind} sums": (sums, {"parallel": kind}),
         f"{kind} half": (half, {"parallel": kind}),
         f"{kind} frozen": (frozen, {"parallel": kind}),
@@ -388,6 +409,15 @@ def test_a_loss_sees_the_same_bits_on_every_process(found: Found, kind: str, nam
     assert identical(first["seen"], second["seen"]) and identical(first["value"], second["value"])
     assert identical(first["loss"], second["loss"])
     assert bool(first["loss"]) == (name in STATEFUL)
+
+
+@pytest.mark.parametrize("kind", [f"{kind} text{recompute}" for kind in KINDS for recompute in ("", " batches")])
+def test_two_processes_learn_texts_as_one_does(found: Found, tmp_path: Path, kind: str) -> None:
+    got, expected = found.ranks[0][kind], with_text(tmp_path, "ddp")
+    assert float(expected["grads"]["lm_head.weight"].norm()) > 0.01
+    assert different(got["grads"], expected["grads"]) == []
+    assert different(got["seen"], expected["seen"]) == []
+    assert identical(got["seen"], found.ranks[1][kind]["seen"])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,7 +22,7 @@ TORCH = {
     *("advantages", "base", "chat", "checkpoint", "dist", "fit", "losses", "models", "packing", "sample", "scoring"),
     *("armorm", "attention", "cells", "contract", "dynamics", "gold_model", "implicit", "lora", "probe", "shards"),
     *(f"doctor.{name}" for name in ("head", "patient", "reading", "writing")),
-    *("objective", "placed", "policy", "proxy", "rollout", "watch"),
+    *("objective", "placed", "policy", "proxy", "rollout", "text", "watch"),
     *(f"stages.{name}" for name in ("rank", "rloo", "rm", "sft")),
     "judges.local",
 }

@@ -33,6 +33,7 @@ OTHER: dict[str, Any] = {
     "rm.head": "mlp",
     "rm.norm_before_head": True,
     "rm.implicit": {"beta": 0.1},
+    "rm.text": {"coef": 0.1},
     "sft.learns": "all",
     "model.template": "zephyr",
     "rm.head_offset": 12.0,

@@ -470,6 +470,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "sft": ("sft", ()),
     **{name: ("rm", (f"loss={name}",)) for name in LOSSES},
     "controls": ("rm", ("rm.head=mlp", "rm.norm_before_head=true")),
+    "text": ("rm", ("rm.text={coef: 0.1}",)),
     "rloo": ("rloo", ()),
 }
 

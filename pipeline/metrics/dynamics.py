@@ -162,7 +162,7 @@ def by_group(group: ArrayLike, values: ArrayLike) -> dict[str, dict[str, float]]
 
 
 SHAPE = ("std", "span", "skew", "outliers")
-SOMETIMES = ("lambda",)  # columns of steps.parquet that only some trainings have
+SOMETIMES = ("text", "lambda")  # columns of steps.parquet that only some trainings have
 
 
 def of_training(pairs: Columns, steps: Columns, category: ArrayLike | None = None) -> dict[str, float]:

@@ -320,6 +320,7 @@ def frozen(x: Experiment) -> Needs:
         head=None,
         norm_before_head=None,
         implicit=None,
+        text=None,
         probe_every=None,
         optim=x.sft.optim,  # it does not matter, but must be the same for all
     )
@@ -359,7 +360,8 @@ def learner(x: Experiment) -> str:
         return f"external-{x.external.sha256[:8]}"
     if not x.rm.epochs:
         return "verdict" if x.rm.head_init == "verdict" else "untrained"
-    return loss_name(x.loss) + "-head" * (x.rm.trains == "head") + "-implicit" * (x.rm.implicit is not None)
+    kinds = {"head": x.rm.trains == "head", "implicit": x.rm.implicit is not None, "text": x.rm.text is not None}
+    return "-".join([loss_name(x.loss), *(name for name, holds in kinds.items() if holds)])
 
 
 def with_loss(x: Experiment) -> str:

@@ -13,7 +13,21 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline import attention, chat, contract, dist, dynamics, implicit, lora, losses, models, order, rows, scoring
+from pipeline import (
+    attention,
+    chat,
+    contract,
+    dist,
+    dynamics,
+    implicit,
+    lora,
+    losses,
+    models,
+    order,
+    rows,
+    scoring,
+    text,
+)
 from pipeline.checkpoint import Checkpoints
 from pipeline.dist import Learner
 from pipeline.dynamics import Recorder
@@ -35,30 +49,33 @@ OFFSET_PAIRS = 64
 def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
     seed = x.seed if x.rm.draw is None else derive(x.seed, "draw", x.rm.draw)
     model, tokenizer = started(x.rm, inputs["sft"], derive(seed, "rm", "head"), x.run.packing)
-    learner = Learner(model, models.rewards, x.run.parallel, x.run.recompute)
+    learner = Learner(model, text.rewards if x.rm.text else models.rewards, x.run.parallel, x.run.recompute)
     chat.end(tokenizer, x.rm.read == "after_eos", x.rm.bos != "never")
     limit = x.rm.max_length or scoring.max_length(model, tokenizer)
     headed = x.rm.implicit is None
-    pairs, kept, counts = encode(tokenizer, rows.read(inputs["data"]), limit, x.rm.overlong, whole=not headed)
+    whole = not headed or x.rm.text is not None
+    pairs, kept, counts = encode(tokenizer, rows.read(inputs["data"]), limit, x.rm.overlong, whole)
     steps = x.rm.epochs * order.epoch_steps(len(pairs), x.rm.batch)
     batches = [order.step_rows(len(pairs), x.rm.batch, derive(seed, "rm"), step) for step in range(steps)]
     loss, margin = losses.make(**x.loss).to(dist.device()), margins(kept)
-    recorder = Recorder(steps, x.rm.batch, tuple(loss.kept))
+    recorder = Recorder(steps, x.rm.batch, (*loss.kept, *(["text"] if x.rm.text else [])))
     watched = rows.read(inputs["probe"]) if "probe" in inputs else None
     probe = None if watched is None else Probe(watched, tokenizer, steps, x.rm.probe_every, headed)
 
     def update(step: int) -> dict[str, Tensor | float]:
         if probe is not None and step in probe.times:
-            with learner.entire() as whole:
-                probe.look(step, whole, x.run.micro_tokens)
-        scores = forward(learner, [pairs[i] for i in batches[step]], x.run.micro_tokens)
+            with learner.entire() as entire:
+                probe.look(step, entire, x.run.micro_tokens)
+        groups = [pairs[i] for i in batches[step]]
+        scores = forward(learner, groups, x.run.micro_tokens)
         own = None if margin is None else margin[batches[step]].to(model.device)
         scores = replace(scores, margin=own, done=step / steps)
         weight = loss.weights(scores)  # the call moves what they depend on
         value = loss(scores)
-        value.backward()
+        total, said = text.added(value, scores, groups, x.rm.text)
+        total.backward()
         head = dist.gathered(models.head(learner.held).weight) if headed else None
-        return {**recorder.add(step, scores, weight, value, head, loss.kept)}
+        return {**recorder.add(step, scores, weight, value, head, {**loss.kept, **said})}
 
     state = {"loss": loss, "recorder": recorder, **({} if probe is None else {"probe": probe})}
     with lora.adapted(model, x.rm.optim.lora, derive(seed, "rm", "lora")):
@@ -80,6 +97,8 @@ def run(x: Sections, inputs: Inputs, out: Path) -> dict[str, float]:
         if probe is not None:  # gradients at the end are of what was trained, as at the start
             learner.to(dist.device())
             probe.look(steps, model, x.run.micro_tokens)
+    if x.rm.text:
+        text.drop_lm_head(model)
     models.save(model, tokenizer, out)
     learner.cpu()  # room for the one that is read again
     contract.write(out)
@@ -116,6 +135,8 @@ def started(settings: Rm, sft: Path, seed: int, packing: Mode) -> tuple[PreTrain
         model, tokenizer = models.new_rm(sft, settings.head_init, seed, packing, settings.head)
     if settings.norm_before_head:
         models.fix_gain(model)
+    if settings.text:
+        text.keep_lm_head(model, sft)
     attention.refuse_dropout(model)
     if settings.trains == "head":
         model.base_model.requires_grad_(False)
@@ -196,16 +217,19 @@ def margins(kept: Sequence[Row]) -> Tensor | None:
 
 
 def forward(learner: Learner, groups: Sequence[Group], tokens: int) -> PairScores:
-    """Rewards and representations of a whole step, in input order whatever the micro-batches and processes."""
+    """Rewards and representations of a whole step, in input order whatever the micro-batches and processes; and what
+    the LM head makes of the chosen responses, if there is one."""
     at: list[int] = []
-    reward, hidden = [], []
+    reward, hidden, nll = [], [], []
     for positions, batch in learner.batches(groups, tokens):
-        r, h = learner(learner.layout(batch))
+        r, h, *said = learner(learner.layout(batch))
         at += positions
+        nll += said
         reward.append(r.view(-1, 2))
         hidden.append(h.view(len(batch), 2, -1))
     r, h = (learner.whole(torch.cat(own), at, len(groups)) for own in (reward, hidden))
-    return PairScores(r[:, 0], r[:, 1], h[:, 0], h[:, 1])
+    of_text = learner.whole(torch.cat(nll), at, len(groups)) if nll else None
+    return PairScores(r[:, 0], r[:, 1], h[:, 0], h[:, 1], nll=of_text)
 
 
 def head_gradient_error(learner: Learner, groups: Sequence[Group], tokens: int) -> float:
