@@ -373,8 +373,8 @@ def test_a_key_of_the_other_kind_of_model_is_unknown(settings: dict[str, Any]):
         (
             "",
             {"loss": {"coef": 1.0}},
-            "loss.name = None: no such loss; known: bsr, bsr_adaptive, bsr_schedule, bsr_var, bt, bt_norm, center, dr, hinge, label_smoothing, margin, "
-            "margin_out, norm_bt",
+            "loss.name = None: no such loss; known: bsr, bsr_adaptive, bsr_schedule, bsr_var, bt, bt_norm, center, dr,"
+            " hinge, label_smoothing, margin, margin_out, norm_bt",
         ),
         ("sft", {"epochs": 1}, "sft.steps, epochs = (3000, 1): say one of them and set the other to null"),
         ("sft", {"steps": None}, "sft.steps, epochs = (None, None): say one of them and set the other to null"),

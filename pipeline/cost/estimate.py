@@ -136,20 +136,24 @@ def rm(node: Node, p: Place, on: On) -> Cost:
     n, each = texts(node.inputs["data"])
     text = Text(n * own["epochs"], each.prompt, each.response, 2).within(own.get("max_length"))
     head_alone = own["trains"] == "head" or not own["epochs"]
-    seen = work.forward(s, text, packing) + (work.logits(s, text.sequences * text.response) if implicit else 0)
+    speaks = own.get("text") is not None  # of each pair the chosen response
+    said = text.sequences if implicit else text.groups if speaks else 0
+    seen = work.forward(s, text, packing) + work.logits(s, said * text.response)
     flops = (seen if head_alone else work.trained(seen, p)) + seen * implicit  # the reference
     in_step = Text(own["batch"], text.prompt, text.response, 2).tokens(packing) / p.gpus
     one = min(p.micro_tokens, in_step)
     # A step's passes are alive together, since a loss sees the whole step; if each is run again, one at a time.
     alive = one if p.recompute == "batches" else in_step
-    held = memory.training(s, p, Load(alive, one, 0, alive < in_step, "chunked" if implicit else "reward"))
+    load = Load(alive, one, 0, alive < in_step, "chunked" if implicit else "both" if speaks else "reward")
+    held = memory.training(s, p, load)
     if head_alone:  # or nothing
         held = memory.scoring(s, p, lm=implicit)
     whole = s.lm if implicit else s.rm
     held = replace(held, others=4.0 * s.lm / p.shards * implicit)
     time = work.seconds(flops, on, p.precision, on.assumed.training) / p.gpus
+    state = checkpoints(s, p, memory.weights(s, load))
     stays = 4.0 * whole * (1 + implicit)
-    return Cost(named(model), text.tokens(packing), flops, time, held, stays, 0, checkpoints(s, p, whole))
+    return Cost(named(model), text.tokens(packing), flops, time, held, stays, 0, state)
 
 
 def is_implicit(node: Node) -> bool:

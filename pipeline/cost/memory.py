@@ -76,7 +76,7 @@ class Load:
     pass_tokens: float  # of one forward pass
     logits: float  # positions whose logits are made at once
     accumulates: bool  # are there gradients of earlier micro-batches beside these?
-    head: Literal["lm", "chunked", "reward"]  # what reads the body's output
+    head: Literal["lm", "chunked", "reward", "both"]  # what reads the body's output; both: reward, and chunked
 
 
 # --- what autograd keeps of a token ---
@@ -113,7 +113,7 @@ def backward(s: Shape, p: Place, load: Load, tokens: float) -> tuple[float, floa
 
 def logits(s: Shape, p: Place, load: Load) -> float:
     """Log-probabilities, their gradient and that of the logits, in fp32."""
-    if load.head == "chunked":
+    if load.head in ("chunked", "both"):
         return 3 * 4.0 * ROWS * s.vocab + (0 if p.rank else 4 * s.words)
     return 12.0 * load.logits * s.vocab if load.head == "lm" else 0.0
 
@@ -125,8 +125,7 @@ def training(s: Shape, p: Place, load: Load) -> Memory:
     """The largest of some moments: a backward pass with all that it needs, one after others have left their gradients,
     the optimizer's step, and the first process's look at a model that was sharded. Before and after that it is whole on
     a CPU, and its way to the shards and back takes less room than a pass: a layer, and what is outside them."""
-    reward = load.head == "reward"
-    whole = s.rm if reward else s.lm
+    reward, whole = load.head in ("reward", "both"), weights(s, load)
     adapters = s.adapters(p.rank) if p.rank else 0
     trained = adapters + s.hidden * reward if p.rank else whole
     gradients = 4 * trained / p.shards
@@ -144,6 +143,11 @@ def training(s: Shape, p: Place, load: Load) -> Memory:
     return max(moments, key=lambda m: m.total)
 
 
+def weights(s: Shape, load: Load) -> int:
+    """How many the model in training has."""
+    return {"reward": s.rm, "both": s.lm + s.hidden}.get(load.head, s.lm)
+
+
 def copies(s: Shape, p: Place, load: Load, tokens: float) -> float:
     """bf16 weights for matrix products, of each micro-batch that is alive its own. Of a sharded model what is whole at
     a time: all that is outside the layers, in fp32 with its gradients, and two layers, of which one has gradients, also
@@ -152,7 +156,7 @@ def copies(s: Shape, p: Place, load: Load, tokens: float) -> float:
         words = s.words if load.head != "reward" else 0
         alive = math.ceil(tokens / load.pass_tokens) if p.recompute == "none" else 1
         return 2.0 * alive * (s.layers * s.linear + words) if p.half else 0.0
-    outside = (s.rm if load.head == "reward" else s.lm) - s.layers * s.layer
+    outside = weights(s, load) - s.layers * s.layer
     of_layer = 2 * p.width + (0 if p.rank else p.width + 4)
     return (4.0 if p.rank else 8.0) * outside + of_layer * s.layer
 

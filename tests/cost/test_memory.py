@@ -7,16 +7,17 @@ from typing import Any, Literal
 import pytest
 import tiny
 import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedModel
 
 from benchmarks.held import Held
-from pipeline import attention, config, dist, lora, models, placed, policy
+from pipeline import attention, config, dist, lora, models, placed, policy, text
 from pipeline.cost import memory
 from pipeline.cost.memory import Load, Place
 from pipeline.cost.sheet import Shape
 from pipeline.dist import Learner
-from pipeline.experiment import Lora, Optim, Where
+from pipeline.experiment import Lora, Optim, Text, Where
 from pipeline.fit import adamw
 from pipeline.objective import Objective
 from pipeline.packing import Group
@@ -32,7 +33,7 @@ GROUPS, PROMPT, RESPONSE = 16, 20, 40
 SIZE = PROMPT + 2 * RESPONSE  # of a group
 MICRO = 4 * SIZE
 OPTIM = Optim(lr=1e-3, schedule="constant", warmup=0.0, betas=(0.9, 0.95), weight_decay=0.0, clip=1.0)
-Kind = Literal["sft", "rm", "rloo"]
+Kind = Literal["sft", "rm", "text", "rloo"]  # text: rm with GRM's term
 
 
 def groups(kind: Kind) -> list[Group]:
@@ -50,9 +51,10 @@ def gradient(kind: Kind, learner: Learner, batch: Sequence[Group], tokens: int) 
     """A step's, as its stage makes it."""
     if kind == "sft":
         learn(learner, [Sample(g, [1.0] * 2 * RESPONSE) for g in batch], tokens)
-    elif kind == "rm":
+    elif kind in ("rm", "text"):
         scores = forward(learner, batch, tokens)
-        F.softplus(-scores.delta).mean().backward()
+        loss = F.softplus(-scores.delta).mean()
+        text.added(loss, scores, batch, Text(0.1) if kind == "text" else None)[0].backward()
     else:
         for _, some in learner.batches(batch, tokens):
             learner(learner.layout(some))[0].sum().backward()
@@ -60,7 +62,7 @@ def gradient(kind: Kind, learner: Learner, batch: Sequence[Group], tokens: int) 
 
 def model_of(kind: Kind) -> PreTrainedModel:
     s = SHAPE
-    made: Any = LlamaForSequenceClassification if kind == "rm" else LlamaForCausalLM
+    made: Any = LlamaForSequenceClassification if kind in ("rm", "text") else LlamaForCausalLM
     config = LlamaConfig(
         vocab_size=s.vocab, hidden_size=s.hidden, intermediate_size=s.mlp, num_hidden_layers=s.layers,
         num_attention_heads=s.heads, num_key_value_heads=s.kv_heads, num_labels=1, pad_token_id=0,
@@ -68,16 +70,18 @@ def model_of(kind: Kind) -> PreTrainedModel:
     )  # fmt: skip
     model = made(config)
     attention.use(model, "shared")
+    if kind == "text":
+        model.lm_head = nn.Linear(s.hidden, s.vocab, bias=False)
     return model
 
 
 def held(kind: Kind, p: Place) -> float:
     """MB at most, weights included."""
-    function = {"sft": weighted_loss, "rm": models.rewards, "rloo": policy.logprobs}[kind]
+    functions = {"sft": weighted_loss, "rm": models.rewards, "text": text.rewards, "rloo": policy.logprobs}
     batch = groups(kind)
     with Held() as found:
         model = model_of(kind).train()
-        learner = Learner(model, function, p.parallel, p.recompute)
+        learner = Learner(model, functions[kind], p.parallel, p.recompute)
         with lora.adapted(model, Lora(p.rank, 2.0 * p.rank) if p.rank else None, 0):
             optimizer = adamw((w for w in learner.parameters() if w.requires_grad), OPTIM)
             for _ in range(2):
@@ -90,16 +94,19 @@ def held(kind: Kind, p: Place) -> float:
 def load(kind: Kind, p: Place) -> Load:
     step = GROUPS * SIZE
     one = min(step, p.micro_tokens)
-    alive = step if kind == "rm" and p.recompute != "batches" else one
+    alive = step if kind in ("rm", "text") and p.recompute != "batches" else one
     learned = 2 * RESPONSE / SIZE * one
-    return Load(alive, one, learned, alive < step, {"sft": "lm", "rm": "reward", "rloo": "chunked"}[kind])  # type: ignore[arg-type]  # a head
+    return Load(
+        alive, one, learned, alive < step, {"sft": "lm", "rm": "reward", "text": "both", "rloo": "chunked"}[kind]
+    )  # type: ignore[arg-type]  # a head
 
 
 def agrees(kind: Kind, p: Place) -> None:
     assert memory.training(SHAPE, p, load(kind, p)).total / 1e6 == pytest.approx(held(kind, p), rel=0.1)
 
 
-STEPS = [("sft", "none"), ("sft", "layers"), ("rm", "none"), ("rm", "layers"), ("rm", "batches"), ("rloo", "none")]
+STEPS = [("sft", "none"), ("sft", "layers"), ("rm", "none"), ("rm", "layers"), ("rm", "batches")]
+STEPS += [("text", "none"), ("text", "batches"), ("rloo", "none")]
 
 
 @pytest.mark.parametrize(("kind", "recompute"), STEPS)
