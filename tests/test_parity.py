@@ -149,7 +149,7 @@ def scored(model: PreTrainedModel, batch: Sequence[Group]) -> tuple[Tensor, Tens
 
 def arrays(reward: Tensor, h: Tensor) -> Arrays:
     r, of = reward.detach().double().numpy(), h.detach().double().numpy()
-    return Arrays(r[:BATCH], r[BATCH:], of[:BATCH], of[BATCH:], np.zeros(BATCH))
+    return Arrays(r[:BATCH], r[BATCH:], of[:BATCH], of[BATCH:], np.zeros(BATCH), done=None)
 
 
 def by_hand(start: Start, name: str) -> tuple[list[float], list[np.ndarray]]:

@@ -1,5 +1,6 @@
 """Our loss and gradient beside those of TRL's RLOOTrainer, on one fixed set of rollouts."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from transformers import PreTrainedModel
 from pipeline import models
 from pipeline.objective import Objective
 from pipeline.packing import Group
+from pipeline.placed import Placed
+from pipeline.policy import logprobs
 from pipeline.watch import Clock
 
 TOLERANCE = 1e-5
@@ -42,7 +45,8 @@ def ours(groups: list[Group], stale: bool) -> tuple[float, torch.Tensor]:
     more = ("rloo.passes=2",) if stale else ()
     x = toy.settings(*SETTINGS, *more)
     model = toy.lm()
-    made = Objective(toy.learner(model, x), toy.lm(seed=1), x.rloo, 10**6, Clock())
+    reference = Placed(toy.lm(seed=1), partial(logprobs, temperature=x.rloo.temperature))
+    made = Objective(toy.learner(model, x), reference, x.rloo, 10**6, Clock())
     said = toy.tokenizer().batch_decode([r for g in groups for r in g.responses], skip_special_tokens=True)
     reward = torch.tensor([worth(text) for text in said]).clamp(-WORST, WORST)
     before = made.look(groups) if stale else None
