@@ -283,13 +283,11 @@ def vocabulary(size: int) -> PreTrainedTokenizerFast:
 
 # --- what is said of them ---
 
-INTRO = """# Figures measured on a GPU
-
-`python -m benchmarks.gpu` on a machine with one GPU builds models of the public shapes with random weights, takes two
-optimizer steps of each kind below, sets the most memory that torch's allocator gave to tensors, and the second step's
-seconds, beside what [the planner](cost.md) says of that GPU, and writes this page. It downloads nothing.
-`python -m benchmarks.gpu --tiny` tries the same on a CPU, by models of 0.2 M parameters; a test does.
-
+TITLE = "# Figures measured on a GPU"
+ABSENT = "not yet measured on a GPU"
+INTRO = """
+`python -m benchmarks.gpu`, beside what [the planner](cost.md) says of that GPU: the most memory that torch's allocator
+gave to tensors in two optimizer steps, and the second one's seconds.
 """
 HEAD = (
     "| | GB | predicted | ratio | seconds | predicted | ratio |",
@@ -322,10 +320,12 @@ def keep(of: Check, found: Found) -> None:
 def page() -> str:
     files = [path for of in CHECKS if (path := FOLDER / f"{of.file}.json").is_file()]
     about = [json.loads(path.read_text()) for path in files]
-    absent = [f"- {of.name}: not yet measured on a GPU" for of in CHECKS if FOLDER / f"{of.file}.json" not in files]
+    if not about:
+        return f"{TITLE}\n\n{ABSENT}\n"
+    absent = [f"- {of.name}: {ABSENT}" for of in CHECKS if FOLDER / f"{of.file}.json" not in files]
     where = sorted({f"{each['device']}, torch {each['versions']['torch']}" for each in about})
-    table = [*where, "", *lines([Found(**each["found"]) for each in about]), ""] if about else []
-    return INTRO + "\n".join([*table, *absent]).rstrip() + "\n"
+    table = [*where, "", *lines([Found(**each["found"]) for each in about]), ""]
+    return "\n".join([TITLE, INTRO, *table, *absent]).rstrip() + "\n"
 
 
 if __name__ == "__main__":
