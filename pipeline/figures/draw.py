@@ -248,9 +248,9 @@ def proxy(of: spec.Proxy, found: Found, figure: "Figure") -> str:
         ax.plot(ends, np.polyval(np.polyfit(distance, whole, 1), ends), color=style.GREY, linewidth=0.8)
         ax.set(title=when, xlabel=of.xlabel)
         ax.set_xlim(left=0)
-        ax.set_ylim(bottom=0)
         numbers.append(f"{correlation(distance, whole):.2f} {when}")
-    grid[0].set_ylabel(of.label)
+    grid[0].set(ylabel=of.label)
+    grid[0].set_ylim(bottom=0)  # of both: only now is all in them
     return f"Pearson's r: {', '.join(numbers)}"
 
 
