@@ -21,6 +21,7 @@
 Any key of conf/ can follow: scale=smoke, seed=7, seeds=[0,1,2], run.jobs=4, rm.optim.lr=3e-4, ...
 """
 
+import gc
 import sys
 
 from pipeline import actions
@@ -30,6 +31,7 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
+    gc.set_threshold(100_000, 50, 50)  # a large plan is many objects, and none of them garbage
     with actions.kind_errors():
         return actions.reproduce(arguments)
 
